@@ -1,0 +1,54 @@
+"""Which verbs there are, and how an error reaches the user."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dmp_cli import __version__
+from dmp_cli.commands import doctor, predict, tasks
+from dmp_cli.errors import DmpError
+
+app = typer.Typer(
+    name="dmp",
+    help="Dense maps of many images: depth, normals, segmentation, albedo and shading.",
+    epilog="Exit codes: 0 every output is there, 1 a bug, 2 usage, 3 some inputs failed, "
+    "4 no input matched, 5 a model is not to be had, 6 the surroundings failed, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("predict")(predict.predict)
+app.command("tasks")(tasks.tasks)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dmp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run `dmp`; errors.py says which exit code means what."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names may hold bytes that are not UTF-8
+            stream.reconfigure(
+                errors="surrogateescape" if stream is sys.stdout else "backslashreplace"
+            )
+    try:
+        app()
+    except DmpError as error:
+        print(f"dmp: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}".replace("\n", "\n  "), file=sys.stderr)
+        sys.exit(error.exit_code)

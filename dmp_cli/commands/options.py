@@ -1,0 +1,151 @@
+"""Options that commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmp_cli.plan import DTYPES, FINALS, PREDICTIONS, SAMPLERS, SPACINGS
+
+MODEL, RUN, FILES, LOOKS, TALK = "Model", "How to run", "Files", "Looks", "Output"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
+
+
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder for the maps.", rich_help_panel=FILES)
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(help="File with a list of inputs, one a line; - for standard input.",
+                 metavar="FILE", rich_help_panel=FILES),
+]  # fmt: skip
+Null = Annotated[
+    bool,
+    typer.Option("-0", "--null", help="Lists are separated by NUL.", rich_help_panel=FILES),
+]
+Recursive = Annotated[
+    bool,
+    typer.Option("--recursive/--no-recursive", help="Look into folders of folders.",
+                 rich_help_panel=FILES),
+]  # fmt: skip
+Formats = Annotated[
+    str,
+    typer.Option("--format", metavar="LIST", rich_help_panel=FILES,
+                 help="png (8-bit picture) and npy (float data), with commas."),
+]  # fmt: skip
+KeepSuffix = Annotated[
+    bool,
+    typer.Option("--keep-suffix", help="Write a.jpg.depth.png instead of a.depth.png.",
+                 rich_help_panel=FILES),
+]  # fmt: skip
+MaxPixels = Annotated[int, typer.Option(help="Refuse larger images.", min=1, rich_help_panel=FILES)]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print what would be written; load nothing.",
+                 rich_help_panel=FILES),
+]  # fmt: skip
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Model of weights.toml.", envvar="DMP_MODEL", rich_help_panel=MODEL),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Weights file that adds to the packaged one; also $DMP_WEIGHTS.",
+                 metavar="FILE", rich_help_panel=MODEL),
+]  # fmt: skip
+Steps = Annotated[
+    int | None, typer.Option(help="Calls of the network per map.", rich_help_panel=MODEL)
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(help=_names(SAMPLERS) + ".", rich_help_panel=MODEL,
+                 autocompletion=lambda: SAMPLERS),
+]  # fmt: skip
+Spacing = Annotated[
+    str | None,
+    typer.Option(help=f"Of the steps: {_names(SPACINGS)}.", rich_help_panel=MODEL,
+                 autocompletion=lambda: SPACINGS),
+]  # fmt: skip
+Prediction = Annotated[
+    str | None,
+    typer.Option(help=f"What the network predicts: {_names(PREDICTIONS)}.",
+                 rich_help_panel=MODEL, autocompletion=lambda: PREDICTIONS),
+]  # fmt: skip
+Final = Annotated[
+    str | None,
+    typer.Option(help="Take what the last step leaves (z, official) or its estimate (y0).",
+                 rich_help_panel=MODEL, autocompletion=lambda: FINALS),
+]  # fmt: skip
+Prompt = Annotated[
+    str | None, typer.Option(help="Text that guides the network.", rich_help_panel=MODEL)
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Strength of the prompt; 1: none.", rich_help_panel=MODEL),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(help="Short side in pixels that the network sees; 0: as it is.",
+                 rich_help_panel=MODEL),
+]  # fmt: skip
+
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cuda, cuda:N, mps, cpu.", rich_help_panel=RUN,
+                 autocompletion=lambda: ("auto", "cuda", "mps", "cpu")),
+]  # fmt: skip
+Dtype = Annotated[
+    str,
+    typer.Option(help=f"{_names(DTYPES)}; auto: fp16 on CUDA, else fp32.", rich_help_panel=RUN,
+                 autocompletion=lambda: DTYPES),
+]  # fmt: skip
+Batch = Annotated[
+    str, typer.Option(help="Images at once, or auto.", metavar="N|auto", rich_help_panel=RUN)
+]
+
+Colormap = Annotated[
+    str,
+    typer.Option(help="Of depth pictures: Spectral, inferno, turbo, viridis, magma, grey.",
+                 rich_help_panel=LOOKS),
+]  # fmt: skip
+Invert = Annotated[
+    bool,
+    typer.Option("--invert", help="Give the far end the first colour.", rich_help_panel=LOOKS),
+]
+Range = Annotated[
+    str,
+    typer.Option(help="Metres that depth pictures span; auto: each its own 1st to 99th percent.",
+                 metavar="LO,HI|auto", rich_help_panel=LOOKS),
+]  # fmt: skip
+Normals = Annotated[
+    str,
+    typer.Option(
+        help="Axes of normals maps: opengl (X right, Y up, Z to the viewer), directx (Y down), "
+        "opencv (Y down, Z away).", rich_help_panel=LOOKS,
+        autocompletion=lambda: ("opengl", "directx", "opencv")),
+]  # fmt: skip
+Classes = Annotated[
+    str,
+    typer.Option(help="Segmentation classes to tell apart: all, bedroom, or ids and names.",
+                 metavar="all|bedroom|LIST", rich_help_panel=LOOKS),
+]  # fmt: skip
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON record an input instead of paths.",
+                 rich_help_panel=TALK),
+]  # fmt: skip
+Print0 = Annotated[bool, typer.Option("--print0", help="End paths with NUL.", rich_help_panel=TALK)]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.", rich_help_panel=TALK)]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Say what is chosen and why.", rich_help_panel=TALK)
+]
+Progress = Annotated[
+    bool,
+    typer.Option("--progress/--no-progress", help="Bar on standard error, if it is a terminal.",
+                 rich_help_panel=TALK),
+]  # fmt: skip

@@ -1,0 +1,163 @@
+"""`dmp predict`: one or several maps of each image."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmp_cli import jobs, tasks
+from dmp_cli.commands import options as opt
+from dmp_cli.commands.report import Talk, follow
+from dmp_cli.errors import UsageError
+from dmp_cli.plan import Plan, Settings
+
+
+def predict(
+    task: Annotated[
+        str, typer.Argument(help="depth, normals, segmentation, albedo, shading; with commas.")
+    ],
+    output: opt.Output,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="Files, folders, quoted patterns; - for a list."),
+    ] = None,
+    files_from: opt.FilesFrom = None,
+    null: opt.Null = False,
+    recursive: opt.Recursive = True,
+    formats: opt.Formats = "png",
+    keep_suffix: opt.KeepSuffix = False,
+    max_pixels: opt.MaxPixels = 100_000_000,
+    dry_run: opt.DryRun = False,
+    model: opt.Model = None,
+    weights: opt.Weights = None,
+    steps: opt.Steps = None,
+    sampler: opt.Sampler = None,
+    spacing: opt.Spacing = None,
+    prediction: opt.Prediction = None,
+    final: opt.Final = None,
+    prompt: opt.Prompt = None,
+    guidance: opt.Guidance = None,
+    size: opt.Size = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    batch: opt.Batch = "auto",
+    colormap: opt.Colormap = "Spectral",
+    invert: opt.Invert = False,
+    range_: opt.Range = "auto",
+    normals: opt.Normals = "opengl",
+    classes: opt.Classes = "all",
+    json: opt.Json = False,
+    print0: opt.Print0 = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+    progress: opt.Progress = True,
+) -> None:
+    """Predict maps of images: a file per task and image, at the size of the image.
+
+    dmp predict depth photos/ -o out/
+
+    dmp predict depth,normals 'shots/*/*.jpg' -o out/ --format png,npy
+
+    find . -name '*.png' -print0 | dmp predict depth - -0 -o out/
+    """
+    talk = Talk(quiet, verbose, progress, json, "\0" if print0 else "\n")
+    settings = Settings(
+        steps=steps, sampler=sampler, spacing=spacing, prediction=prediction, final=final,
+        size=size, prompt=prompt, guidance=guidance,
+    )  # fmt: skip
+    plan = Plan(
+        tasks=tuple(row.name for row in tasks.find_several(task)),
+        model=model, weights=weights, settings=settings, device=device, dtype=dtype,
+        batch=_batch(batch), max_pixels=max_pixels, axes=normals, classes=classes,
+        formats=_formats(formats), colormap=_colormap(colormap), invert=invert,
+        range=_range(range_),
+    )  # fmt: skip
+    found = _inputs(inputs or [], files_from, "\0" if null else "\n", output, talk, recursive)
+    todo = jobs.plan_targets(found, output, plan.tasks, plan.formats, keep_suffix)
+    if dry_run:
+        for job in todo:
+            for path in job.targets.values():
+                talk.output(str(path))
+        return
+    run(plan, todo, output, talk)
+
+
+def run(plan: Plan, todo: list[jobs.Job], output: Path, talk: Talk) -> None:
+    """Check what can be checked before torch is loaded, then run the plan and follow it."""
+    from dmp_cli import images
+    from dmp_cli.catalogue import load
+    from dmp_cli.weights import resolve
+
+    recipes = resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
+    images.check_writable(output)
+    talk.detail(f"{len(todo)} images; model {recipes[0].model}, backbone {recipes[0].backbone}")
+    for recipe in recipes:
+        talk.detail(f"{recipe.task}: {recipe.lora}, {recipe.settings}")
+    if recipes[0].backbone.made:
+        talk.note(f"model {recipes[0].model}: {recipes[0].summary}")
+
+    from dmp_cli.engines import local
+
+    follow(local.run(plan, todo, talk.note), len(todo), talk)
+
+
+def _inputs(
+    inputs: list[str],
+    files_from: str | None,
+    separator: str,
+    output: Path,
+    talk: Talk,
+    recursive: bool,
+) -> list[jobs.Input]:
+    if files_from is None and inputs == ["-"]:
+        files_from = "-"
+    elif bool(inputs) == bool(files_from):
+        raise UsageError("give either inputs or --files-from", "dmp predict depth photos/ -o out/")
+    if files_from is None:
+        return jobs.find(inputs, output, talk.note, recursive, tuple(tasks.TASKS))
+    try:
+        data = sys.stdin.buffer.read() if files_from == "-" else Path(files_from).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{files_from}: cannot be read: {error.strerror}") from error
+    lines = data.decode("utf-8", "surrogateescape").split(separator)
+    return jobs.from_list((line.removesuffix("\r") for line in lines), talk.note)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    unknown = [word for word in formats if word not in jobs.EXTENSIONS]
+    if unknown or not formats:
+        raise UsageError(
+            f"unknown format {', '.join(unknown) or text!r}", f"known: {', '.join(jobs.EXTENSIONS)}"
+        )
+    return formats
+
+
+def _batch(text: str) -> int:
+    if text == "auto":
+        return 0
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch {text}: must be a number from 1 on, or auto")
+    return int(text)
+
+
+def _colormap(name: str) -> str:
+    from dmp_cli.images import COLORMAPS
+
+    names = {known.lower(): known for known in COLORMAPS} | {"gray": "grey"}
+    if name.lower() not in names:
+        raise UsageError(f"unknown colour map {name!r}", f"known: {', '.join(COLORMAPS)}")
+    return names[name.lower()]
+
+
+def _range(text: str) -> tuple[float, float] | None:
+    if text == "auto":
+        return None
+    try:
+        near, far = (float(word) for word in text.split(","))
+        if 0 <= near < far < float("inf"):
+            return near, far
+    except ValueError:
+        pass
+    raise UsageError(f"--range {text}: must be two metres, LO,HI with LO below HI, or auto")

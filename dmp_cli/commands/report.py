@@ -1,0 +1,98 @@
+"""What a run prints: results on standard output, everything else on standard error."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from tqdm import tqdm
+
+from dmp_cli.jobs import Result
+
+
+@dataclass(frozen=True)
+class Talk:
+    """How much is said, and in which form."""
+
+    quiet: bool = False
+    verbose: bool = False
+    progress: bool = True
+    as_json: bool = False
+    end: str = "\n"
+
+    def note(self, text: str) -> None:
+        """A line for the user, unless they asked for quiet."""
+        if not self.quiet:
+            tqdm.write(f"dmp: {text}", file=sys.stderr)
+
+    def detail(self, text: str) -> None:
+        """A line for the user who asked for more."""
+        if self.verbose:
+            self.note(text)
+
+    def fail(self, text: str) -> None:
+        """A line that is always shown."""
+        tqdm.write(f"dmp: {text}", file=sys.stderr)
+
+    def output(self, text: str) -> None:
+        """A result. Once nobody reads standard output, the run goes on without it."""
+        try:
+            sys.stdout.write(text + self.end)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def shown(path: Path) -> str:
+    """A path as one line: names with control characters or broken bytes are escaped."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def follow(results: Iterable[Result], total: int, talk: Talk) -> None:
+    """Print results as they come, move the bar, sum up; exit 3 if some inputs failed."""
+    start = time.monotonic()
+    failed = maps = 0
+    hidden = None if talk.progress and not talk.quiet else True
+    with tqdm(
+        total=total, unit="image", file=sys.stderr, disable=hidden, dynamic_ncols=True
+    ) as bar:
+        for result in results:
+            for text in result.notes:
+                talk.note(f"{shown(result.job.source)}: {text}")
+            for text in result.errors:
+                talk.fail(f"failed: {shown(result.job.source)}: {text}")
+            failed += bool(result.errors)
+            maps += len({path.with_suffix("") for path in result.written})
+            _print(result, talk)
+            bar.update()
+    seconds = time.monotonic() - start
+    line = f"{total - failed} of {total} images, {maps} maps in {seconds:.1f} s"
+    talk.note(f"{line} ({total / max(seconds, 1e-3):.2f} images/s)")
+    if failed:
+        talk.fail(f"{failed} of {total} images failed")
+        raise typer.Exit(3)
+
+
+def _print(result: Result, talk: Talk) -> None:
+    if not talk.as_json:
+        for path in result.written:
+            talk.output(str(path))
+        return
+    record = {
+        "input": str(result.job.source),
+        "status": "failed" if result.errors else "done",
+        "outputs": [
+            {"task": task, "format": form, "path": str(path)}
+            for (task, form), path in result.job.targets.items()
+            if path in result.written
+        ],
+        "errors": list(result.errors),
+        "notes": list(result.notes),
+        "seconds": round(result.seconds, 4),
+    }
+    talk.output(json.dumps(record))

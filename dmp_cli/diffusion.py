@@ -1,0 +1,119 @@
+"""The equations of DMP: a deterministic path from image to map, and the way back along it.
+
+Letters are the paper's: x the latents of the image, y those of the map, a_t `alphas_cumprod[t]`.
+Source: Lee, Tseng, Lee, Yang, "Exploiting Diffusion Prior for Generalizable Dense Prediction",
+CVPR 2024, arXiv 2311.18832; DDIM: Song, Meng, Ermon, arXiv 2010.02502, with eta = 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmp_cli.errors import ModelError, UsageError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise schedule of a backbone: a_t for each t, [T] float32, and what stands past t = 0."""
+
+    alphas: Tensor
+    final_alpha: Tensor
+    offset: int = 0
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Schedule":
+        """Read a diffusers `scheduler_config.json`; ModelError for a schedule that is not known."""
+        count = config.get("num_train_timesteps", 1000)
+        start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
+        kind = config.get("beta_schedule", "linear")
+        if config.get("trained_betas") is not None:
+            betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
+        elif kind == "linear":
+            betas = torch.linspace(start, end, count, dtype=torch.float32)
+        elif kind == "scaled_linear":
+            betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+        else:
+            raise ModelError(
+                f"beta_schedule {kind!r} of the backbone's scheduler is not known",
+                "dmp knows linear, scaled_linear and trained_betas",
+            )
+        alphas = torch.cumprod(1.0 - betas, dim=0)
+        final = torch.tensor(1.0) if config.get("set_alpha_to_one", True) else alphas[0]
+        return cls(alphas, final, config.get("steps_offset", 0))
+
+    def timesteps(self, steps: int, spacing: str) -> list[int]:
+        """The t of each step, descending: `leading` ends at the offset, `trailing` starts at T-1.
+
+        UsageError where the schedule has no such steps.
+        """
+        count = len(self.alphas)
+        if not 1 <= steps <= count:
+            raise UsageError(f"steps must be from 1 to {count}, not {steps}")
+        if spacing == "leading":
+            chosen = np.arange(steps)[::-1] * (count // steps) + self.offset
+        else:
+            chosen = np.round(np.arange(count, 0, -count / steps)) - 1
+        if chosen[0] >= count:
+            raise UsageError(
+                f"{steps} steps with leading spacing start past the schedule's last, {count - 1}",
+                f"use fewer steps: {count // 2} or less",
+            )
+        return [int(t) for t in chosen]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a map is sampled; `plan.py` names the choices."""
+
+    sampler: str = "ddim"
+    steps: int = 5
+    spacing: str = "leading"
+    prediction: str = "v_prediction"
+    timestep: int = 1  # onepass only
+    final: str = "z"  # "z": what the last step leaves (official); "y0": its estimate of y
+
+
+def mix(y: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
+    """y_t, the point on the way from map y to image x: `sqrt(a_t) y + sqrt(1 - a_t) x`."""
+    return alpha**0.5 * y + (1 - alpha) ** 0.5 * x
+
+
+def velocity(y: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
+    """v_t, the training target of v-prediction: `sqrt(a_t) x - sqrt(1 - a_t) y`."""
+    return alpha**0.5 * x - (1 - alpha) ** 0.5 * y
+
+
+def estimate(output: Tensor, z: Tensor, alpha: Tensor, prediction: str) -> tuple[Tensor, Tensor]:
+    """(y0, e): the map and the image that the network's output at z stands for."""
+    near, far = alpha**0.5, (1 - alpha) ** 0.5
+    if prediction == "v_prediction":
+        return near * z - far * output, near * output + far * z
+    if prediction == "epsilon":
+        return (z - far * output) / near, output
+    return output, (z - near * output) / far
+
+
+def sample(
+    predict: Callable[[Tensor, int], Tensor], x: Tensor, schedule: Schedule, how: Sampling
+) -> Tensor:
+    """Latents of the map from those of the image, both [B, C, h, w] float32.
+
+    `predict(z, t)` is the network. DDIM with eta 0 starts at z = x; `oracle` puts the real x in
+    place of the estimated one at each step; `onepass` is one call at `how.timestep`, and its y0.
+    """
+    if how.sampler == "onepass":
+        if not 0 <= how.timestep < len(schedule.alphas):
+            raise UsageError(f"timestep must be from 0 to {len(schedule.alphas) - 1}")
+        t = how.timestep
+        return estimate(predict(x, t), x, schedule.alphas[t], how.prediction)[0]
+    z = y0 = x
+    for t in schedule.timesteps(how.steps, how.spacing):
+        y0, e = estimate(predict(z, t), z, schedule.alphas[t], how.prediction)
+        before = t - len(schedule.alphas) // how.steps
+        alpha = schedule.alphas[before] if before >= 0 else schedule.final_alpha
+        z = mix(y0, x if how.sampler == "oracle" else e, alpha)
+    return y0 if how.final == "y0" else z

@@ -1,0 +1,30 @@
+"""This machine: reader threads, the caller's thread for the device, writer threads."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+from dmp_cli.engines import steps
+from dmp_cli.engines.stream import batches, ordered_map
+from dmp_cli.jobs import Job, Result
+from dmp_cli.plan import Plan
+from dmp_cli.predict import Predictor
+
+
+def run(plan: Plan, jobs: Iterable[Job], note: Callable[[str], None]) -> Iterator[Result]:
+    """Predict every job; results come as they are done, failed inputs among them.
+
+    `note` is told where it runs. Raises ModelError or ResourceError when the run as a whole
+    cannot go on.
+    """
+    made = Predictor.from_plan(plan)
+    where = made.placement
+    note(f"on {where.device} in {where.dtype_name} ({where.reason}), batches of {made.batch}")
+    ahead = 2 * (made.batch + plan.readers)
+    items = ordered_map(partial(steps.read, made), jobs, plan.readers, ahead)
+    groups = batches(items, _shape, lambda: made.batch, 4 * made.batch)
+    drawn = (item for group in groups for item in steps.draw(made, group))
+    yield from ordered_map(partial(steps.write, made), drawn, plan.writers, 2 * plan.writers)
+
+
+def _shape(item: steps.Item) -> object:
+    return item.prepared.shape if item.prepared else None

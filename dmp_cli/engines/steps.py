@@ -1,0 +1,96 @@
+"""The steps of one image that every engine shares: read, draw, write. Errors travel as values."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import dmp_cli
+from dmp_cli import images, tasks
+from dmp_cli.errors import DmpError, ImageError
+from dmp_cli.jobs import Job, Result
+from dmp_cli.plan import Plan
+from dmp_cli.predict import Array, Drawn, Predictor, Prepared
+
+
+@dataclass(frozen=True)
+class Item:
+    """A job on its way; `error` is why it will not be written."""
+
+    job: Job
+    prepared: Prepared | None = None
+    drawn: dict[str, Drawn] = field(default_factory=dict)
+    error: str = ""
+    seconds: float = 0.0
+
+
+def read(predictor: Predictor, job: Job) -> Item:
+    """Job -> item with its picture at the network's size."""
+    start = time.monotonic()
+    try:
+        prepared = predictor.prepare(job.source)
+    except ImageError as error:
+        return Item(job, error=_line(error), seconds=time.monotonic() - start)
+    return Item(job, prepared, seconds=time.monotonic() - start)
+
+
+def draw(predictor: Predictor, batch: Sequence[Item]) -> list[Item]:
+    """Items of equal shape -> the same with what the network drew; failed items pass through."""
+    start = time.monotonic()
+    ready = [item.prepared for item in batch if item.prepared]
+    if not ready:
+        return list(batch)
+    drawn = predictor.draw(ready)
+    each = (time.monotonic() - start) / len(ready)
+    return [
+        replace(item, drawn=pictures, seconds=item.seconds + each)
+        for item, pictures in zip(batch, drawn, strict=True)
+    ]
+
+
+def write(predictor: Predictor, item: Item) -> Result:
+    """Item -> its files, and the result of the job. ResourceError if no file could be written."""
+    start = time.monotonic()
+    if item.prepared is None:
+        return Result(item.job, errors=(item.error,), seconds=item.seconds)
+    written, errors = [], []
+    for task in predictor.plan.tasks:
+        targets = {form: path for (name, form), path in item.job.targets.items() if name == task}
+        try:
+            full = predictor.finish(task, item.drawn[task], item.prepared)
+            for form, path in targets.items():
+                _save(predictor, item, task, full, form)
+                written.append(path)
+        except ImageError as error:
+            errors.append(_line(error))
+    seconds = item.seconds + time.monotonic() - start
+    return Result(item.job, tuple(written), tuple(errors), item.prepared.notes, seconds)
+
+
+def _save(predictor: Predictor, item: Item, task: str, full: Array, form: str) -> None:
+    path = item.job.targets[task, form]
+    if form == "npy":
+        images.write_npy(path, full)
+        return
+    picture = tasks.find(task).preview(full, _view(predictor.plan))
+    text = provenance(predictor, task) | {"Source": item.job.source.name} | dict(picture.text)
+    images.write_png(path, picture.pixels, text, picture.palette)
+
+
+def _view(plan: Plan) -> tasks.View:
+    return tasks.View(images.colormap(plan.colormap), plan.invert, plan.range)
+
+
+def provenance(predictor: Predictor, task: str) -> dict[str, str]:
+    """Where a map comes from, as written into its file."""
+    recipe = predictor.recipes[task]
+    return {
+        "Software": f"dmp {dmp_cli.__version__}",
+        "Task": task,
+        "Model": recipe.model,
+        "Weights-SHA256": predictor.digests[task],
+        "Settings": f"{recipe.settings} dtype={predictor.placement.dtype_name!r}",
+    }
+
+
+def _line(error: DmpError) -> str:
+    return f"{error}; {error.hint}" if error.hint else str(error)

@@ -1,0 +1,44 @@
+"""Bounded streams: map in order with threads, and group what belongs together."""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int
+) -> Iterator[R]:
+    """`function` of each item, in order, computed by threads while at most `ahead` wait.
+
+    What `function` raises is raised where its result would stand; nothing is left running then.
+    """
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def batches(
+    items: Iterable[T], key: Callable[[T], Hashable], size: Callable[[], int], waiting: int
+) -> Iterator[list[T]]:
+    """Groups of items of equal key, `size()` at most; `waiting` items are held back at most."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        group = groups.setdefault(key(item), [])
+        group.append(item)
+        if len(group) >= size():
+            yield groups.pop(key(item))
+        elif sum(map(len, groups.values())) >= waiting:
+            yield groups.pop(next(iter(groups)))
+    yield from groups.values()

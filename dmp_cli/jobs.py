@@ -1,0 +1,189 @@
+"""Which input becomes which output: paths only, nothing is opened."""
+
+import glob
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmp_cli.errors import NoInputError, UsageError
+
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"}
+    | {".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+EXTENSIONS = {"png": "png", "npy": "npy"}
+
+Note = Callable[[str], None]  # where a line about something skipped goes
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file to predict, and its path below the root that it was found under."""
+
+    path: Path
+    below: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the file that each (task, format) of it goes to."""
+
+    source: Path
+    targets: dict[tuple[str, str], Path]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job. `errors` is empty when every target was written."""
+
+    job: Job
+    written: tuple[Path, ...] = ()
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def find(
+    inputs: Sequence[str], out: Path, note: Note, recursive: bool = True, tasks: Iterable[str] = ()
+) -> list[Input]:
+    """Every file that the arguments name: files, folders, and patterns with `*`, `?` or `[`.
+
+    Outputs of dmp (below `out`, or named `*.TASK.EXT`) are never inputs. What is passed over goes
+    to `note`. UsageError for an argument that is not there, NoInputError if nothing is left.
+    """
+    found: dict[str, Input] = {}
+    own = _own_outputs(out, tasks)
+    skipped: list[Path] = []
+    for text in inputs:
+        for item in _expand(text, recursive, note, skipped):
+            if not own(item.path):
+                found.setdefault(os.path.abspath(item.path), item)
+    if skipped:
+        names = ", ".join(path.name for path in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+        note(f"skipped {len(skipped)} files without an image suffix: {names}")
+    if not found:
+        raise NoInputError(
+            f"no image found in {', '.join(inputs) or 'an empty list'}",
+            f"suffixes that are looked for in a folder: {' '.join(sorted(SUFFIXES))}",
+        )
+    return list(found.values())
+
+
+def from_list(lines: Iterable[str], note: Note) -> list[Input]:
+    """The files of a list, one path a line; a relative path keeps its folders below the output.
+
+    A path that is absolute or leaves the working folder keeps only its name.
+    """
+    found: dict[str, Input] = {}
+    for line in lines:
+        path = Path(line)
+        if line and _regular(path, note):
+            inside = not path.is_absolute() and ".." not in path.parts
+            below = path if inside else Path(path.name)
+            found.setdefault(os.path.abspath(path), Input(path, below))
+    if not found:
+        raise NoInputError("the list names no file")
+    return list(found.values())
+
+
+def plan_targets(
+    inputs: Iterable[Input],
+    out: Path,
+    tasks: Sequence[str],
+    formats: Sequence[str],
+    keep_suffix: bool = False,
+) -> list[Job]:
+    """A job for each input; UsageError if two of them would write the same file, naming both."""
+    jobs, taken = [], dict[str, Path]()
+    for item in inputs:
+        name = item.below.name if keep_suffix else item.below.stem
+        targets = {
+            (task, form): out / item.below.parent / f"{name}.{task}.{EXTENSIONS[form]}"
+            for task in tasks
+            for form in formats
+        }
+        first = str(next(iter(targets.values())))
+        other = taken.setdefault(first.casefold(), item.path)
+        if other is not item.path:
+            raise UsageError(
+                f"{other} and {item.path} would both be written to {first}",
+                "use --keep-suffix, give the folder above them, or run them into two folders",
+            )
+        jobs.append(Job(item.path, targets))
+    return jobs
+
+
+def _own_outputs(out: Path, tasks: Iterable[str]) -> Callable[[Path], bool]:
+    """Whether a file is an output of dmp in `out`, also where `out` is an input folder itself."""
+    root = os.path.join(os.path.abspath(out), "")
+    endings = tuple(f".{task}.{ext}" for task in tasks for ext in EXTENSIONS.values())
+
+    def own(path: Path) -> bool:
+        return os.path.abspath(path).startswith(root) and path.name.endswith(endings)
+
+    return own
+
+
+def _expand(text: str, recursive: bool, note: Note, skipped: list[Path]) -> Iterator[Input]:
+    path = Path(text)
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{text!r}: not a path: {error}") from error
+    if there and path.is_dir():
+        yield from _walk(path, recursive, note, skipped)
+    elif there:
+        if _regular(path, note):
+            yield Input(path, Path(path.name))
+    elif any(mark in text for mark in "*?["):
+        yield from _match(text, note, skipped)
+    else:
+        raise UsageError(f"{text}: no such file or folder", "check the path; quote a pattern")
+
+
+def _match(text: str, note: Note, skipped: list[Path]) -> Iterator[Input]:
+    """Files of a pattern, their root being what stands before its first wildcard."""
+    parts = Path(text).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    for name in sorted(glob.glob(text, recursive=True)):
+        path = Path(name)
+        if path.is_dir() or not _regular(path, note):
+            continue
+        if path.suffix.lower() in SUFFIXES:
+            yield Input(path, path.relative_to(root))
+        else:
+            skipped.append(path)
+
+
+def _walk(root: Path, recursive: bool, note: Note, skipped: list[Path]) -> Iterator[Input]:
+    """Image files below a folder in sorted order; hidden ones and links to folders are left out."""
+
+    def refuse(error: OSError) -> None:
+        if Path(error.filename) == root:
+            raise UsageError(f"{root}: cannot be read: {error.strerror}") from error
+        note(f"skipped {error.filename}: {error.strerror}")
+
+    for folder, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and recursive)
+        for name in sorted(names):
+            path = Path(folder, name)
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() not in SUFFIXES:
+                skipped.append(path)
+            elif _regular(path, note):
+                yield Input(path, path.relative_to(root))
+
+
+def _regular(path: Path, note: Note) -> bool:
+    """Whether it is a plain file; what is not there counts, so that reading it can say so."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return True
+    if not stat.S_ISREG(mode):
+        note(f"skipped {path}: not a regular file")
+    return stat.S_ISREG(mode)

@@ -1,0 +1,46 @@
+"""Plan: how a run is done, as plain values that can be printed, compared and sent to a worker."""
+
+from dataclasses import dataclass, field
+
+SAMPLERS = ("ddim", "oracle", "onepass")
+SPACINGS = ("leading", "trailing")
+PREDICTIONS = ("v_prediction", "epsilon", "sample")
+FINALS = ("z", "y0")  # what the last step leaves (official), or its estimate of the map
+DTYPES = ("auto", "fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a flag may override in a model's entry of weights.toml; None leaves the entry as is."""
+
+    steps: int | None = None
+    sampler: str | None = None
+    spacing: str | None = None
+    prediction: str | None = None
+    final: str | None = None
+    timestep: int | None = None
+    size: int | None = None
+    prompt: str | None = None
+    guidance: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run. The engine may run it elsewhere, so it holds no open file and no device."""
+
+    tasks: tuple[str, ...]
+    model: str | None = None  # a name in weights.toml; None: the first of its default list
+    weights: str | None = None  # a weights file to read over the packaged one
+    settings: Settings = field(default_factory=Settings)
+    device: str = "auto"
+    dtype: str = "auto"
+    batch: int = 0  # images at once; 0: chosen from the device's memory
+    max_pixels: int = 100_000_000  # an input with more is refused
+    axes: str = "opengl"  # of normals maps
+    classes: str = "all"  # of segmentation maps
+    formats: tuple[str, ...] = ("png",)
+    colormap: str = "Spectral"
+    invert: bool = False
+    range: tuple[float, float] | None = None  # near and far of depth pictures; None: each its own
+    readers: int = 2  # threads
+    writers: int = 2

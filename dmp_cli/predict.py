@@ -1,0 +1,219 @@
+"""Predictor: images -> maps. The one path that the command, the engines and the API all take."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dmp_cli import catalogue, images, tasks, weights
+from dmp_cli.backbone import Backbone
+from dmp_cli.device import choose, memory
+from dmp_cli.diffusion import Sampling, sample
+from dmp_cli.errors import ImageError, ResourceError, UsageError
+from dmp_cli.plan import Plan, Settings
+from dmp_cli.weights import Recipe
+
+Array = NDArray[Any]
+Drawn = Array | ImageError  # what the network drew: float32 [h, w, 3] around [-1, 1]
+
+_RESERVE, _PER_IMAGE = 3 << 30, 1 << 30  # bytes of a CUDA device; per 512 x 512 image
+_MOST = 8  # images at once, chosen automatically
+_LARGEST = 16_000_000  # pixels of the network's picture with size 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image as the network takes it: uint8 [h, w, 3] for each `size` that a task asks for."""
+
+    height: int  # of the upright input
+    width: int
+    pictures: Mapping[int, Array]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """Images of equal shape can be one batch."""
+        return tuple(picture.shape for picture in self.pictures.values())
+
+
+class Predictor:
+    """A backbone and the LoRAs of one or several tasks, loaded once, for image after image.
+
+    >>> depth = Predictor("depth", model="dmp", steps=5)("room.jpg")  # float32 [H, W], metres
+    >>> maps = Predictor("depth,normals")(picture)  # {"depth": ..., "normals": ...}
+    """
+
+    def __init__(self, tasks: str | Sequence[str], **options: Any) -> None:
+        """`tasks`: names with commas, or a list of them. `options`: fields of Plan and Settings.
+
+        Most used: model, weights (a file), device, dtype, steps, size, prompt, axes. Raises
+        UsageError for what makes no sense, ModelError for a model that is not to be had or not
+        valid, ResourceError for a device that is not there.
+        """
+        self._open(plan_of(tasks, **options))
+        self._single = isinstance(tasks, str) and "," not in tasks
+
+    @classmethod
+    def from_plan(cls, plan: Plan) -> "Predictor":
+        """The predictor that a plan asks for, as an engine makes it in its worker."""
+        self = cls.__new__(cls)
+        self._open(plan)
+        self._single = False
+        return self
+
+    def _open(self, plan: Plan) -> None:
+        self.plan = plan
+        self._tasks = {name: tasks.find(name) for name in plan.tasks}
+        self._classes = tasks.parse_classes(plan.classes)
+        tasks.parse_axes(plan.axes)
+        self.recipes = recipes(plan)
+        self.placement = choose(plan.device, plan.dtype)
+        self._backbone, self.digests = _load(self.recipes, self.placement)
+        self.batch = plan.batch or self._batch_for_memory()
+
+    def _batch_for_memory(self) -> int:
+        available = memory(self.placement.device)
+        if available is None:
+            return 1
+        area = max(recipe.size or 1024 for recipe in self.recipes.values()) ** 2
+        each = _PER_IMAGE * area / 512**2
+        return int(min(max((available[0] - _RESERVE) // each, 1), _MOST))
+
+    def __call__(self, image: Image.Image | Array | str | Path) -> Any:
+        """The map of an image, at its size: a numpy array as tasks.py describes it for the task.
+
+        `image` is a path, a Pillow image, or an array [H, W, 3] (uint8, uint16, or sRGB-coded
+        floats in [0, 1]). With several tasks, a dict of maps by task. Raises ImageError.
+        """
+        prepared = self.prepare(image)
+        drawn = self.draw([prepared])[0]
+        maps = {task: self.finish(task, drawn[task], prepared) for task in self.plan.tasks}
+        return maps[self.plan.tasks[0]] if self._single else maps
+
+    def prepare(self, image: Image.Image | Array | str | Path) -> Prepared:
+        """Read an image, turn it upright and bring it to the network's size. Any thread."""
+        if isinstance(image, str | Path):
+            pixels = images.read(Path(image), self.plan.max_pixels)
+        elif isinstance(image, Image.Image):
+            pixels = images.upright(image)
+        else:
+            pixels = images.from_array(np.asarray(image))
+        height, width = pixels.rgb.shape[:2]
+        pictures = {}
+        for size in sorted({recipe.size for recipe in self.recipes.values()}):
+            fitted = images.fitted_size(height, width, size, self._backbone.multiple)
+            if fitted[0] * fitted[1] > max(_LARGEST, images.BUDGET * size * size):
+                raise ImageError(f"{width}x{height} is too large for --size 0; give a --size")
+            pictures[size] = images.fit(pixels.rgb, fitted)
+        return Prepared(height, width, pictures, pixels.notes)
+
+    def draw(self, batch: Sequence[Prepared]) -> list[dict[str, Drawn]]:
+        """What the network draws for images of equal shape: by task, for each image.
+
+        Out of memory, the batch is halved for good. An image whose result is not finite, or for
+        which alone there is no memory, has an ImageError in place of its picture.
+        """
+        try:
+            return self._draw(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                error = ImageError(
+                    f"out of memory on {self.placement.device}", "use a smaller --size"
+                )
+                return [dict.fromkeys(self.plan.tasks, error)]
+        except torch.AcceleratorError as error:
+            raise ResourceError(f"the accelerator failed: {error}", "run it again") from error
+        self.batch = half = (len(batch) + 1) // 2
+        return self.draw(batch[:half]) + self.draw(batch[half:])
+
+    @torch.inference_mode()
+    def _draw(self, batch: Sequence[Prepared]) -> list[dict[str, Drawn]]:
+        drawn: list[dict[str, Drawn]] = [{} for _ in batch]
+        latents = {}
+        for task, recipe in self.recipes.items():
+            if recipe.size not in latents:
+                pictures = np.stack([image.pictures[recipe.size] for image in batch])
+                pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+                latents[recipe.size] = self._backbone.encode(pixels.float() / 127.5 - 1)
+            decoded = self._backbone.decode(self._sample(recipe, latents[recipe.size]))
+            for result, picture in zip(
+                drawn, decoded.permute(0, 2, 3, 1).cpu().numpy(), strict=True
+            ):
+                finite = bool(np.isfinite(picture).all())
+                result[task] = picture if finite else self._not_finite(task)
+        return drawn
+
+    def _not_finite(self, task: str) -> ImageError:
+        dtype = self.placement.dtype_name
+        return ImageError(f"{task}: the output is not finite in {dtype}", "try --dtype fp32")
+
+    def _sample(self, recipe: Recipe, latents: torch.Tensor) -> torch.Tensor:
+        self._backbone.use_lora(recipe.task)
+        how = Sampling(recipe.sampler, recipe.steps, recipe.spacing, recipe.prediction,
+                       recipe.timestep, recipe.final)  # fmt: skip
+        return sample(
+            lambda z, t: self._backbone.predict(z, t, recipe.prompt, recipe.guidance),
+            latents, self._backbone.schedule, how,
+        )  # fmt: skip
+
+    def finish(self, task: str, drawn: Drawn, image: Prepared) -> Array:
+        """The map that a drawn picture stands for, at the size of the input. Any thread.
+
+        Decoded at the network's size and then resized: ids must not be mixed, and a map of one
+        channel is a third of the work.
+        """
+        if isinstance(drawn, ImageError):
+            raise drawn
+        row, recipe = self._tasks[task], self.recipes[task]
+        coding = tasks.Coding(recipe.scale, recipe.normals, self.plan.axes, self._classes)
+        decoded = row.decode(drawn, coding)
+        full = images.resize(decoded, (image.height, image.width), nearest=row.labels)
+        return tasks.unit_vectors(full) if row.unit_length else full
+
+
+def plan_of(names: str | Sequence[str], **options: Any) -> Plan:
+    """A plan from task names and the fields of Plan and Settings; UsageError for an unknown one."""
+    settings = {key: options.pop(key) for key in Settings.__dataclass_fields__ if key in options}
+    unknown = set(options) - set(Plan.__dataclass_fields__)
+    if unknown:
+        raise UsageError(f"unknown option {sorted(unknown)[0]!r}")
+    if options.get("weights") is not None:
+        options["weights"] = str(options["weights"])
+    rows = tasks.find_several(names)
+    return Plan(tuple(row.name for row in rows), settings=Settings(**settings), **options)
+
+
+def recipes(plan: Plan) -> dict[str, Recipe]:
+    """The recipe of each task of a plan; loads nothing."""
+    table = catalogue.load(plan.weights)
+    found = weights.resolve(table, plan.tasks, plan.model, plan.settings)
+    return {recipe.task: recipe for recipe in found}
+
+
+def _load(chosen: Mapping[str, Recipe], placement: Any) -> tuple[Backbone, dict[str, str]]:
+    """The backbone with each task's LoRA on it, and the sha256 of each LoRA file."""
+    first = next(iter(chosen.values()))
+    if first.backbone.made:
+        from dmp_cli import untrained
+
+        folder, variant = untrained.make(weights.store() / "untrained"), None
+        files = {
+            task: untrained.make_lora(folder / f"{recipe.lora.made}.safetensors", folder)
+            for task, recipe in chosen.items()
+        }
+    else:
+        files = {task: weights.lora_file(recipe.lora) for task, recipe in chosen.items()}
+        folder, variant = weights.backbone_folder(first.backbone, placement.dtype_name == "fp16")
+    prompts = [recipe.prompt for recipe in chosen.values()]
+    backbone = Backbone.load(folder, placement, prompts, variant)
+    digests = {}
+    for task, path in files.items():
+        backbone.add_lora(task, path)
+        digests[task] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return backbone, digests

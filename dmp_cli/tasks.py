@@ -1,0 +1,355 @@
+"""The task table: what each map is, and how it is coded in the RGB picture that the network draws.
+
+A network picture is float32 [H, W, 3] in [-1, 1], as the VAE decodes it; values may overshoot.
+Maps, in the conventions of docs/conventions.md:
+
+    depth         float32 [H, W]     metres along the optical axis, 0 and above
+    normals       float32 [H, W, 3]  unit vectors; X right, Y up, Z towards the viewer
+    segmentation  uint8 [H, W]       ADE20K class ids, 0 to 149
+    albedo        float32 [H, W, 3]  reflectance in [0, 1], linear
+    shading       float32 [H, W]     in [0, 1], linear
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmp_cli.errors import UsageError
+
+Array = NDArray[Any]
+
+AXES = {"opengl": "x y z", "directx": "x -y z", "opencv": "x -y -z"}
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What has to be known, beside the picture, to read a map from it."""
+
+    scale: float = 8.0  # metres per unit of the depth picture
+    emits: str = "opengl"  # the axes that the network draws normals in: a name of AXES, or "-x y z"
+    axes: str = "opengl"  # the axes of the normals map
+    classes: tuple[int, ...] | None = None  # the class ids to tell apart; None: all
+
+
+@dataclass(frozen=True)
+class View:
+    """How a map is shown as a picture."""
+
+    colours: Array | None = None  # uint8 [256, 3]: colour map for depth, near first; None: grey
+    invert: bool = False  # far takes the first colour
+    range: tuple[float, float] | None = None  # near and far in metres; None: of each image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An 8-bit picture: [H, W] grey or indices into `palette`, or [H, W, 3] sRGB."""
+
+    pixels: Array
+    palette: Array | None = None  # uint8 [N, 3]
+    text: Mapping[str, str] = field(default_factory=dict)  # what a reader needs to know of it
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table."""
+
+    name: str
+    summary: str
+    unit: str
+    decode: Callable[[Array, Coding], Array]  # network picture -> map, at the network's size
+    encode: Callable[[Array, Coding], Array]  # map -> network picture, for training
+    preview: Callable[[Array, View], Picture]  # map -> picture to look at
+    metrics: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    flip: bool = True  # whether a mirrored pair may train it
+    labels: bool = False  # ids: resized by nearest, never mixed
+    unit_length: bool = False  # vectors: made unit length again after resizing
+
+
+def unit_vectors(vectors: Array) -> Array:
+    """[..., 3] scaled to length 1; a zero vector becomes (0, 0, 1), towards the viewer."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    safe = np.where(length > 1e-6, vectors / np.maximum(length, 1e-6), (0.0, 0.0, 1.0))
+    return safe.astype(np.float32)
+
+
+def linear_from_srgb(colour: Array) -> Array:
+    """IEC 61966-2-1: sRGB-coded values in [0, 1] to linear ones."""
+    low, high = colour / 12.92, ((np.maximum(colour, 0.04045) + 0.055) / 1.055) ** 2.4
+    return np.where(colour <= 0.04045, low, high).astype(np.float32)
+
+
+def srgb_from_linear(light: Array) -> Array:
+    """IEC 61966-2-1: linear values in [0, 1] to sRGB-coded ones."""
+    low, high = light * 12.92, 1.055 * np.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055
+    return np.where(light <= 0.0031308, low, high).astype(np.float32)
+
+
+def parse_axes(text: str) -> tuple[tuple[int, int], ...]:
+    """(column, sign) for X, Y and Z out of a name of AXES or three signed letters, "-x y z".
+
+    The letters say what the three channels hold: "x -y z" is X right, Y down, Z to the viewer.
+    UsageError if they are not a permutation of x, y and z.
+    """
+    found = re.findall(r"([+-]?)([xyz])", AXES.get(text, text))
+    letters = [letter for _, letter in found]
+    if sorted(letters) != ["x", "y", "z"] or re.sub(r"[\sxyz+-]", "", AXES.get(text, text)):
+        raise UsageError(
+            f"unknown axes {text!r} for normals",
+            f'use {", ".join(AXES)}, or three signed letters such as "-x y z"',
+        )
+    return tuple((letters.index(axis), -1 if found[letters.index(axis)][0] == "-" else 1)
+                 for axis in "xyz")  # fmt: skip
+
+
+def _to_opengl(vectors: Array, axes: str) -> Array:
+    rule = parse_axes(axes)
+    return vectors[..., [column for column, _ in rule]] * np.array(
+        [sign for _, sign in rule], np.float32
+    )
+
+
+def _from_opengl(vectors: Array, axes: str) -> Array:
+    out = np.empty_like(vectors)
+    for axis, (column, sign) in enumerate(parse_axes(axes)):
+        out[..., column] = vectors[..., axis] * np.float32(sign)
+    return out
+
+
+def _quantise(values: Array) -> Array:
+    return np.asarray(np.rint(np.clip(values, 0, 1) * 255), np.uint8)
+
+
+def _grey(rgb: Array) -> Array:
+    return np.asarray(rgb.mean(axis=-1, dtype=np.float32))
+
+
+def _three(grey: Array) -> Array:
+    return np.repeat(np.asarray(grey, np.float32)[..., None], 3, axis=-1)
+
+
+# depth ---------------------------------------------------------------------------------------
+
+
+def _decode_depth(rgb: Array, coding: Coding) -> Array:
+    return np.maximum(_grey(rgb) / 2 + np.float32(0.5), 0) * np.float32(coding.scale)
+
+
+def _encode_depth(depth: Array, coding: Coding) -> Array:
+    return _three(depth / np.float32(coding.scale) * 2 - 1)
+
+
+def _preview_depth(depth: Array, view: View) -> Picture:
+    near, far = view.range or (float(p) for p in np.percentile(depth, (1, 99)))
+    span = max(far - near, 1e-6)
+    level = _quantise((depth - np.float32(near)) / np.float32(span))
+    if view.invert:
+        level = 255 - level
+    pixels = level if view.colours is None else view.colours[level]
+    return Picture(pixels, text={"near": f"{near:.6g} m", "far": f"{far:.6g} m"})
+
+
+# normals -------------------------------------------------------------------------------------
+
+
+def _decode_normals(rgb: Array, coding: Coding) -> Array:
+    vectors = unit_vectors(np.clip(rgb, -1, 1))
+    if coding.emits == coding.axes:
+        return vectors
+    return _from_opengl(_to_opengl(vectors, coding.emits), coding.axes)
+
+
+def _encode_normals(normals: Array, coding: Coding) -> Array:
+    return _from_opengl(_to_opengl(np.asarray(normals, np.float32), coding.axes), coding.emits)
+
+
+def _preview_normals(normals: Array, view: View) -> Picture:  # noqa: ARG001
+    return Picture(_quantise(normals / 2 + 0.5))
+
+
+# segmentation --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classes:
+    """ADE20K: names, the customary palette, and the one that DMP draws in; uint8 [150, 3]."""
+
+    names: tuple[str, ...]
+    standard: Array
+    drawn: Array
+    bedroom: tuple[int, ...]  # the classes that the official bedroom evaluation keeps
+
+
+@cache
+def ade20k() -> Classes:
+    """The class table that is packaged with dmp."""
+    table = json.loads(resources.files("dmp_cli").joinpath("ade20k.json").read_text())
+    rows = table["classes"]
+    return Classes(
+        tuple(row["name"] for row in rows),
+        np.array([row["standard"] for row in rows], np.uint8),
+        np.array([row["dmp"] for row in rows], np.uint8),
+        tuple(table["bedroom"]),
+    )
+
+
+def parse_classes(text: str) -> tuple[int, ...] | None:
+    """`all`, `bedroom`, or ids and names with commas; UsageError names one that is not known."""
+    if text == "all":
+        return None
+    if text == "bedroom":
+        return ade20k().bedroom
+    names = ade20k().names
+    ids = []
+    for word in (word.strip() for word in text.split(",")):
+        if word in names:
+            ids.append(names.index(word))
+        elif word.isdigit() and int(word) < len(names):
+            ids.append(int(word))
+        else:
+            raise UsageError(
+                f"unknown class {word!r}", "use all, bedroom, or ids 0 to 149 or ADE20K names"
+            )
+    return tuple(sorted(set(ids)))
+
+
+@cache
+def _lab_tables() -> tuple[Array, Array, Array]:
+    """Fixed-point tables of 8-bit Lab: sRGB to linear (11 bits), the cube root, RGB to XYZ/white.
+
+    15 bits of fraction after the cube root, 12 in the matrix, D65, the ITU-R BT.709 primaries.
+    """
+    coded = np.arange(256) / 255
+    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    light = np.arange(256 * 3 // 2 * 8, dtype=np.float32) / np.float32(255 * 8)
+    root = np.where(light < 0.008856, light * 7.787 + 0.13793, np.cbrt(light))
+    xyz = np.array([[0.412453, 0.357580, 0.180423],
+                    [0.212671, 0.715160, 0.072169],
+                    [0.019334, 0.119193, 0.950227]])  # fmt: skip
+    matrix = np.rint(4096 * xyz / np.array([[0.950456], [1.0], [1.088754]]))
+    return (
+        np.rint(linear * 255 * 8).astype(np.int32),
+        np.rint(root * 32768).astype(np.int32),
+        matrix.astype(np.int32),
+    )
+
+
+def lab8(rgb: Array) -> Array:
+    """8-bit sRGB [..., 3] to 8-bit CIE Lab: L * 255 / 100, a + 128, b + 128, uint8.
+
+    In the integer arithmetic that the field's images are converted in (OpenCV's `COLOR_RGB2LAB`,
+    equal for all 16.7 million colours), since nearest-colour ties are decided by the last bit.
+    """
+    linear, root, matrix = _lab_tables()
+    fx, fy, fz = np.moveaxis(root[(linear[rgb] @ matrix.T + 2048) >> 12], -1, 0)
+    lightness = (296 * fy - 1336934 + 16384) >> 15
+    a = (500 * (fx - fy) + (128 << 15) + 16384) >> 15
+    b = (200 * (fy - fz) + (128 << 15) + 16384) >> 15
+    return np.asarray(np.clip(np.stack([lightness, a, b], axis=-1), 0, 255), np.uint8)
+
+
+def nearest_class(rgb: Array, classes: Iterable[int] | None = None) -> Array:
+    """uint8 [H, W] ids of the drawn colours nearest in 8-bit Lab to uint8 [H, W, 3]; ties: lowest.
+
+    With `classes`, the others' colours are black, as in the official bedroom evaluation: what is
+    nearest to black takes the lowest id that is left out.
+    """
+    palette = ade20k().drawn.copy()
+    if classes is not None:
+        palette[np.setdiff1d(np.arange(len(palette)), list(classes))] = 0
+    # |p - c|^2 less |p|^2; whole numbers below 2^24, so exact in float32
+    centres = lab8(palette).astype(np.float32)
+    unique, where = np.unique(
+        rgb.reshape(-1, 3) @ np.array([65536, 256, 1], np.int64), return_inverse=True
+    )
+    colours = np.stack([unique >> 16, unique >> 8 & 255, unique & 255], axis=-1).astype(np.uint8)
+    distance = (centres**2).sum(axis=1) - 2 * lab8(colours).astype(np.float32) @ centres.T
+    return np.asarray(distance.argmin(axis=1)[where].reshape(rgb.shape[:-1]), np.uint8)
+
+
+def _decode_segmentation(rgb: Array, coding: Coding) -> Array:
+    return nearest_class(_quantise(rgb / 2 + 0.5), coding.classes)
+
+
+def _encode_segmentation(ids: Array, coding: Coding) -> Array:  # noqa: ARG001
+    return np.asarray(ade20k().drawn[ids] / np.float32(127.5) - 1)
+
+
+def _preview_segmentation(ids: Array, view: View) -> Picture:  # noqa: ARG001
+    return Picture(ids, palette=ade20k().standard)
+
+
+# albedo and shading --------------------------------------------------------------------------
+
+
+def _decode_albedo(rgb: Array, coding: Coding) -> Array:  # noqa: ARG001
+    return linear_from_srgb(np.clip(rgb / 2 + np.float32(0.5), 0, 1))
+
+
+def _encode_albedo(albedo: Array, coding: Coding) -> Array:  # noqa: ARG001
+    return srgb_from_linear(albedo) * 2 - 1
+
+
+def _decode_shading(rgb: Array, coding: Coding) -> Array:  # noqa: ARG001
+    return linear_from_srgb(_grey(np.clip(rgb / 2 + np.float32(0.5), 0, 1)))
+
+
+def _encode_shading(shading: Array, coding: Coding) -> Array:  # noqa: ARG001
+    return _three(srgb_from_linear(shading) * 2 - 1)
+
+
+def _preview_light(values: Array, view: View) -> Picture:  # noqa: ARG001
+    return Picture(_quantise(srgb_from_linear(values)))
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            "depth", "distance from the camera plane", "metres",
+            _decode_depth, _encode_depth, _preview_depth, ("abs_rel", "delta_1"),
+        ),
+        Task(
+            "normals", "surface orientation", "unit vectors",
+            _decode_normals, _encode_normals, _preview_normals, ("mean_angle",),
+            aliases=("normal",), flip=False, unit_length=True,
+        ),
+        Task(
+            "segmentation", "what each pixel shows, ADE20K", "class ids 0-149",
+            _decode_segmentation, _encode_segmentation, _preview_segmentation, ("miou",),
+            aliases=("seg",), labels=True,
+        ),
+        Task(
+            "albedo", "surface colour without light", "reflectance 0-1, linear",
+            _decode_albedo, _encode_albedo, _preview_light, ("rmse",),
+        ),
+        Task(
+            "shading", "light without surface colour", "0-1, linear",
+            _decode_shading, _encode_shading, _preview_light, ("rmse",),
+        ),
+    )
+}  # fmt: skip
+
+
+def find(name: str) -> Task:
+    """The row of that name or alias; UsageError lists the names."""
+    for task in TASKS.values():
+        if name == task.name or name in task.aliases:
+            return task
+    raise UsageError(f"unknown task {name!r}", f"known: {', '.join(TASKS)}")
+
+
+def find_several(names: str | Iterable[str]) -> tuple[Task, ...]:
+    """Rows for names with commas, or for several of them; each once, in the order asked for."""
+    words = names.split(",") if isinstance(names, str) else list(names)
+    found = [find(word.strip()) for word in words if word.strip()]
+    if not found:
+        raise UsageError("no task named", f"known: {', '.join(TASKS)}")
+    return tuple(dict.fromkeys(found))

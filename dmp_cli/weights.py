@@ -1,0 +1,267 @@
+"""Which model, with which settings, from which verified local files. Loads no tensors."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dmp_cli.catalogue import ORIGINS, SETTINGS, SOURCES, Table
+from dmp_cli.errors import ModelError, UsageError
+from dmp_cli.plan import Settings
+
+LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_PARTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+_CONFIGS = (
+    "scheduler/scheduler_config.json",
+    "tokenizer/*",
+    *(f"{part}/config.json" for part in _PARTS),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a file or folder comes from: a path, a Hub repository, or made by dmp itself."""
+
+    path: Path | None = None
+    repo: str | None = None
+    revision: str | None = None
+    file: str | None = None
+    variant: str | None = None
+    sha256: str | None = None
+    made: str | None = None
+
+    def __str__(self) -> str:
+        if self.repo:
+            return f"{self.repo}{'/' + self.file if self.file else ''}@{self.revision or 'main'}"
+        return str(self.path) if self.path else f"made by dmp ({self.made})"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a task needs of its model: one entry of weights.toml with the flags applied."""
+
+    model: str
+    task: str
+    backbone: Source
+    lora: Source
+    steps: int = 5
+    sampler: str = "ddim"
+    spacing: str = "leading"
+    prediction: str = "v_prediction"
+    final: str = "z"
+    timestep: int = 1
+    size: int = 512
+    prompt: str = ""
+    guidance: float = 1.0  # unless stated, 2 with a prompt, as in the official code
+    scale: float = 8.0
+    normals: str = "opengl"
+    summary: str = ""
+    license: str = ""
+
+    @property
+    def settings(self) -> str:
+        """What decides the result, beside the weights, in one line."""
+        names = ["sampler", "prediction", "final", "size"]
+        names[1:1] = ["timestep"] if self.sampler == "onepass" else ["steps", "spacing"]
+        names += ["prompt", "guidance"] if self.prompt else []
+        return " ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+# The choice -------------------------------------------------------------------------------
+
+
+def resolve(
+    table: Table,
+    tasks: Sequence[str],
+    model: str | None = None,
+    settings: Settings | None = None,
+) -> list[Recipe]:
+    """The recipes of one model for all the tasks: the maps of a run come from one backbone.
+
+    The model is `model`, `$DMP_MODEL`, or the first of the default list with sources for them all.
+    UsageError for a model that is not known, ModelError for one that has no source.
+    """
+    models: Table = table.get("models", {})
+    name = model or os.environ.get("DMP_MODEL")
+    if name is None:
+        defaults = [one for one in table.get("default", []) if one in models]
+        name = next((one for one in defaults if not _without(models[one], tasks)), None)
+        if name is None:
+            first = defaults[0] if defaults else "(no default)"
+            raise _no_source(first, _without(models.get(first, {}), tasks))
+    if name not in models:
+        raise UsageError(f"unknown model {name!r}", f"known: {', '.join(models)}")
+    if _without(models[name], tasks):
+        raise _no_source(name, _without(models[name], tasks))
+    chosen = {
+        key: value for key, value in asdict(settings or Settings()).items() if value is not None
+    }
+    for key, value in chosen.items():
+        why = SETTINGS[key](value)
+        if why:
+            raise UsageError(f"{key} {value!r} {why}")
+    return [_recipe(name, models[name], task, chosen) for task in tasks]
+
+
+def _recipe(name: str, model: Table, task: str, chosen: Table) -> Recipe:
+    entry = model | model["tasks"][task] | chosen
+    keys = {key: entry[key] for key in Recipe.__dataclass_fields__ if key in entry}
+    if keys.get("prompt"):
+        keys.setdefault("guidance", 2.0)
+    sources = {key: _source(entry[key]) for key in SOURCES}
+    return Recipe(**(keys | sources | {"model": name, "task": task}))
+
+
+def _source(table: Table) -> Source:
+    return Source(**(table | ({"path": Path(table["path"])} if "path" in table else {})))
+
+
+def sources(table: Table, model: str) -> list[str]:
+    """The tasks for which a model has a source."""
+    entry = table["models"][model]
+    return [task for task in entry.get("tasks", {}) if not _without(entry, [task])]
+
+
+def _without(model: Table, tasks: Sequence[str]) -> list[str]:
+    """The tasks for which a model has no source."""
+    entries = {task: model | model.get("tasks", {}).get(task, {}) for task in tasks}
+    return [
+        task
+        for task, entry in entries.items()
+        if task not in model.get("tasks", {})
+        or not all(set(entry.get(key, {})) & set(ORIGINS) for key in SOURCES)
+    ]
+
+
+def _no_source(model: str, tasks: Sequence[str]) -> ModelError:
+    return ModelError(
+        f"model {model!r} has no weights for {', '.join(tasks)}: "
+        "no public repository is known to hold them",
+        "name a backbone and LoRA files in a weights file and give it with --weights "
+        "(docs/weights.md);\nto see dmp at work without weights, use --model untrained",
+    )
+
+
+# The files --------------------------------------------------------------------------------
+
+
+def store() -> Path:
+    """The folder of what dmp keeps: `$DMP_HOME`, or the platform's data folder."""
+    import platformdirs
+
+    home = os.environ.get("DMP_HOME")
+    return Path(home) if home else platformdirs.user_data_path("dmp", appauthor=False)
+
+
+def hub_cache() -> Path:
+    """The folder in which the Hub's client keeps its downloads."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def lora_file(source: Source) -> Path:
+    """The local safetensors file of a LoRA, its sha256 checked where one is stated.
+
+    ModelError names what is missing or differs, and what to do.
+    """
+    if source.repo:
+        path = Path(
+            _from_hub(source, lambda hub, how: hub.hf_hub_download(filename=source.file, **how))
+        )
+    else:
+        path = _lora_in(source.path or Path())
+    if source.sha256:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != source.sha256:
+            raise ModelError(
+                f"{path}: wrong sha256: expected {source.sha256}, found {found}",
+                "the file is damaged or another one: fetch it again, or correct the weights file",
+            )
+    return path
+
+
+def _lora_in(path: Path) -> Path:
+    if path.is_dir():
+        for name in LORA_NAMES:
+            if (path / name).is_file():
+                return path / name
+        raise ModelError(
+            f"{path}: holds none of {', '.join(LORA_NAMES)}",
+            "a pickle (.bin) has to be converted to safetensors first: docs/weights.md",
+        )
+    if not path.is_file():
+        raise ModelError(f"{path}: no such LoRA file", "correct `path` in the weights file")
+    if path.suffix != ".safetensors":
+        raise ModelError(
+            f"{path}: only safetensors files are read, never a pickle",
+            "convert it first: docs/weights.md",
+        )
+    return path
+
+
+def backbone_folder(source: Source, half: bool) -> tuple[Path, str | None]:
+    """(folder, variant) of a backbone whose files are all there.
+
+    With `half` the files of `source.variant` are taken if there are any, else the plain ones;
+    without it the other way round, since a half-precision file has lost what float32 keeps.
+    """
+    order = [source.variant, None] if half else [None, source.variant]
+    for variant in dict.fromkeys(order):
+        if source.repo:
+            folder = _snapshot(source, [*_CONFIGS, *_weight_names(variant)])
+        else:
+            folder = source.path or Path()
+        if all((folder / name).is_file() for name in _weight_names(variant)):
+            return folder, variant
+    missing = next(name for name in _weight_names(None) if not (folder / name).is_file())
+    raise ModelError(
+        f"{source}: not a whole backbone: {missing} is missing",
+        "a backbone is a Stable Diffusion 1.x folder in diffusers' layout, with safetensors files",
+    )
+
+
+def _weight_names(variant: str | None) -> list[str]:
+    middle = f".{variant}" if variant else ""
+    return [f"{part}/{name}{middle}.safetensors" for part, name in _PARTS.items()]
+
+
+def _snapshot(source: Source, patterns: list[str]) -> Path:
+    wanted = [pattern for pattern in patterns if "*" not in pattern]
+
+    def fetch(hub: Any, how: dict[str, Any]) -> str:
+        try:  # what is here already needs no server
+            cached = str(
+                hub.snapshot_download(allow_patterns=patterns, local_files_only=True, **how)
+            )
+            if all((Path(cached) / name).is_file() for name in wanted):
+                return cached
+        except hub.errors.LocalEntryNotFoundError:
+            pass
+        return str(hub.snapshot_download(allow_patterns=patterns, **how))
+
+    return Path(_from_hub(source, fetch))
+
+
+def _from_hub(source: Source, fetch: Callable[[Any, dict[str, Any]], str]) -> str:
+    """Run a download; whatever goes wrong names repository, file and revision."""
+    import httpx
+    import huggingface_hub as hub
+
+    try:
+        return fetch(hub, {"repo_id": source.repo, "revision": source.revision})
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"{source.repo}: {source.file or 'backbone'} at revision {source.revision or 'main'} "
+            f"is not to be had: {type(error).__name__}: {first}",
+            "check the connection, the name and the revision, and for a private or gated "
+            "repository run `hf auth login`; then run the same command again",
+        ) from error
