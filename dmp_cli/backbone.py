@@ -116,7 +116,7 @@ class Backbone:
 
         The mode of the posterior, times the scaling factor: a sample would change with the seed.
         """
-        latents: Tensor = self._vae.encode(self._input(images)).latent_dist.mode()
+        latents: Tensor = self._vae.encode(self._input(images.contiguous())).latent_dist.mode()
         return latents.mul(self._vae.config.scaling_factor).float().contiguous()
 
     def predict(self, z: Tensor, t: int, prompt: str = "", guidance: float = 1.0) -> Tensor:

@@ -35,6 +35,15 @@ def _text(value: Any) -> str | None:
     return None if isinstance(value, str) else "must be a string"
 
 
+def _filled(value: Any) -> str | None:
+    return None if isinstance(value, str) and value else "must be a string, not empty"
+
+
+def _plain(value: Any) -> str | None:
+    fits = isinstance(value, str) and re.fullmatch("[a-z0-9_-]+", value)
+    return None if fits else "must be a plain name"
+
+
 def _positive(value: Any) -> str | None:
     fits = type(value) in (int, float) and 0 < value < float("inf")
     return None if fits else "must be a number above 0"
@@ -64,7 +73,7 @@ SETTINGS: dict[str, Check] = {
     "prompt": _text,
     "guidance": _positive,
 }
-_SOURCE = {"path": _text, "repo": _text, "revision": _text, "made": _text}
+_SOURCE = {"path": _text, "repo": _filled, "revision": _filled, "made": _plain}
 _SOURCES = {
     "backbone": _SOURCE | {"variant": _text},
     "lora": _SOURCE | {"file": _text, "sha256": _digest},
@@ -129,7 +138,8 @@ def files(extra: str | Path | None = None) -> list[Path]:
 def _merge(below: Table, above: Table) -> Table:
     out = dict(below)
     for key, value in above.items():
-        deeper = isinstance(value, dict) and isinstance(out.get(key), dict)
+        tables = isinstance(value, dict) and isinstance(out.get(key), dict)
+        deeper = tables and key not in SOURCES
         out[key] = _merge(out[key], value) if deeper else value
     return out
 
@@ -205,7 +215,11 @@ def _check_source(file: _File, at: tuple[str, ...], key: str, source: Table) -> 
     if sum(origin in source for origin in ORIGINS) > 1:
         raise file.error(at, key, "must have only one of path, repo and made")
     if "path" in source:
-        source["path"] = str(file.path.absolute().parent / Path(source["path"]).expanduser())
+        try:
+            path = Path(source["path"]).expanduser()
+        except RuntimeError as error:  # a `~user` that is not there
+            raise file.error((*at, key), "path", f"is not a path: {error}") from error
+        source["path"] = str(file.path.absolute().parent / path)
     name = source.get("file", "")
     if name.startswith("/") or ".." in Path(name).parts:
         raise file.error((*at, key), "file", "must be a path inside the repository")

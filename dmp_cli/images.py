@@ -1,29 +1,33 @@
 """File -> pixels, and pixels or maps -> file. No tasks, no tensors."""
 
 import io
-import itertools
+import logging
 import os
-import warnings
+import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from dmp_cli.errors import ImageError, ResourceError
 
 Array = NDArray[Any]
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow has no reader named MPO: the one of JPEG reads it
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 COLORMAPS = ("Spectral", "inferno", "turbo", "viridis", "magma", "grey")
 BACKGROUND = (255, 255, 255)  # what stands behind transparent pixels
+SEVERAL = "has several frames: the first is taken"
 BUDGET = 4  # the network's picture has at most this many times size * size pixels
 
-_counter = itertools.count()
+_PNG_END = b"IEND\xaeB`\x82"
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_QUIET = logging.NullHandler()
 
 
 @dataclass(frozen=True)
@@ -45,38 +49,47 @@ def read(path: Path, max_pixels: int) -> Pixels:
     """
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: no name of a file
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"cannot be read: {why}") from error
     # Pillow's own limit is for the process; ours is checked below, from the header too
     Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, max_pixels)
+            if image.format == "PNG" and _PNG_END not in data:  # Pillow does not mind
+                raise ImageError("damaged: the file ends too early")
             return upright(image)
     except ImageError:
         raise
-    except Exception as error:  # Pillow raises nearly every kind on a bad file
-        if data[:4] in (b"II*\0", b"MM\0*"):
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large("it", max_pixels) from error
+    except UnidentifiedImageError as error:
+        if data[:4] in _TIFF_STARTS:
             return _read_tiff(data, max_pixels)
-        if isinstance(error, UnidentifiedImageError):
-            kind = "empty" if not data else "not an image that dmp reads"
-            raise ImageError(f"{kind} ({', '.join(FORMATS)})") from error
+        kind = "empty" if not data else "not an image that dmp reads"
+        raise ImageError(f"{kind} ({', '.join(FORMATS)})") from error
+    except Exception as error:  # Pillow raises nearly every kind on a bad file
         raise ImageError(f"damaged: {error}") from error
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ImageError(
-            f"{width}x{height} is more than --max-pixels {max_pixels}",
-            "raise --max-pixels if the file is to be trusted",
-        )
+        raise _too_large(f"{width}x{height}", max_pixels)
+
+
+def _too_large(what: str, max_pixels: int) -> ImageError:
+    return ImageError(
+        f"{what} is more than --max-pixels {max_pixels}",
+        "raise --max-pixels if the file is to be trusted",
+    )
 
 
 def upright(image: Image.Image) -> Pixels:
     """A Pillow image turned as its EXIF says, in sRGB, over BACKGROUND, first frame, 8 bits."""
     notes = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        notes.append("has several frames: the first is taken")
+        notes.append(SEVERAL)
     image.load()
     profile = image.info.get("icc_profile")
     image = _without_depth(image)
@@ -87,7 +100,7 @@ def upright(image: Image.Image) -> Pixels:
     if profile:
         try:
             image = _to_srgb(image, profile)
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        except Exception:  # Pillow and Little CMS raise several kinds
             notes.append("its colour profile is damaged: taken as sRGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -142,21 +155,27 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 def _read_tiff(data: bytes, max_pixels: int) -> Pixels:
     """What Pillow does not know of TIFF: several channels of 16 or 32 bits or floats."""
-    import imageio.v3 as iio
+    import tifffile
 
+    logging.getLogger("tifffile").addHandler(_QUIET)  # or it prints what it thinks of bad files
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            height, width = iio.improps(data, extension=".tif", plugin="tifffile", index=0).shape[
-                :2
-            ]
-            _check_size(width, height, max_pixels)
-            values = iio.imread(data, extension=".tif", plugin="tifffile", index=0)
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            _check_size(page.imagewidth, page.imagelength, max_pixels)
+            if page.samplesperpixel > 4:  # before memory is taken for them
+                raise ImageError(f"{page.samplesperpixel} channels: not a grey or RGB picture")
+            values = np.moveaxis(page.asarray(), 0, -1) if page.axes == "SYX" else page.asarray()
+            turn, profile = (page.tags.valueof(tag) for tag in ("Orientation", "InterColorProfile"))
+            notes = (SEVERAL,) if len(file.pages) > 1 else ()
+        image = _picture(values)
+        image.getexif()[ExifTags.Base.Orientation] = int(turn or 1)
+        image.info["icc_profile"] = profile
+        pixels = upright(image)
     except ImageError:
         raise
     except Exception as error:  # tifffile, too, raises nearly every kind on a bad file
         raise ImageError(f"damaged, or a TIFF that dmp does not read: {error}") from error
-    return from_array(values)
+    return replace(pixels, notes=notes + pixels.notes)
 
 
 def from_array(values: Array) -> Pixels:
@@ -164,6 +183,10 @@ def from_array(values: Array) -> Pixels:
 
     Floats are taken as sRGB-coded in [0, 1]. ImageError for another shape.
     """
+    return upright(_picture(values))
+
+
+def _picture(values: Array) -> Image.Image:
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 3, 4) or 0 in values.shape:
@@ -173,7 +196,7 @@ def from_array(values: Array) -> Pixels:
     pixels = _to_8bit(values)
     if pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
-    return upright(Image.fromarray(np.ascontiguousarray(pixels)))
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 # Sizes ------------------------------------------------------------------------------------
@@ -185,15 +208,17 @@ def fitted_size(height: int, width: int, size: int, multiple: int) -> tuple[int,
     Both are rounded to the `multiple` that the VAE needs. A long picture is brought to BUDGET
     times size * size pixels instead. `size` 0 leaves the picture as it is.
     """
-    scale = 1.0
+    scale, budget = 1.0, BUDGET * size * size
     if size:
-        budget = BUDGET * size * size
         scale = min(size / min(height, width), (budget / (height * width)) ** 0.5)
 
     def rounded(side: int) -> int:
         return max(round(side * scale / multiple), 1) * multiple
 
-    return rounded(height), rounded(width)
+    short, long = rounded(min(height, width)), rounded(max(height, width))
+    if size:  # rounding up the short side must not break the budget
+        long = min(long, max(budget // short // multiple, 1) * multiple)
+    return (short, long) if height < width else (long, short)
 
 
 def fit(pixels: Array, size: tuple[int, int]) -> Array:
@@ -256,7 +281,7 @@ def write(path: Path, save: Callable[[IO[bytes]], None]) -> None:
 
     ImageError if this one name cannot be written, ResourceError if none could be.
     """
-    temporary = path.parent / f".dmp-{os.getpid()}-{next(_counter)}.part"
+    temporary = path.parent / f".dmp-{secrets.token_hex(8)}.part"  # a pid is not unique
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -284,6 +309,6 @@ def _write_error(path: Path, error: Exception) -> ImageError | ResourceError:
 
 def check_writable(folder: Path) -> None:
     """Make an output folder and a file in it; ResourceError if that fails."""
-    probe = folder / f".dmp-{os.getpid()}-probe"
+    probe = folder / f".dmp-{secrets.token_hex(8)}.probe"
     write(probe, lambda file: file.flush())
-    probe.unlink()
+    probe.unlink(missing_ok=True)

@@ -117,11 +117,13 @@ def plan_targets(
 
 def _own_outputs(out: Path, tasks: Iterable[str]) -> Callable[[Path], bool]:
     """Whether a file is an output of dmp in `out`, also where `out` is an input folder itself."""
-    root = os.path.join(os.path.abspath(out), "")
+    root = os.path.realpath(out)
     endings = tuple(f".{task}.{ext}" for task in tasks for ext in EXTENSIONS.values())
 
     def own(path: Path) -> bool:
-        return os.path.abspath(path).startswith(root) and path.name.endswith(endings)
+        if not path.name.endswith(endings):
+            return False
+        return Path(os.path.realpath(path.parent)).is_relative_to(root)
 
     return own
 
@@ -147,13 +149,21 @@ def _match(text: str, note: Note, skipped: list[Path]) -> Iterator[Input]:
     """Files of a pattern, their root being what stands before its first wildcard."""
     parts = Path(text).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    root = Path(*parts[:fixed])
-    for name in sorted(glob.glob(text, recursive=True)):
-        path = Path(name)
-        if path.is_dir() or not _regular(path, note):
+    root, rest = Path(*parts[:fixed]), [*parts[fixed:], *(["*"] if parts[-1] == "**" else [])]
+    try:  # unlike glob.glob, pathlib follows no links below `**`, which may form a loop
+        paths = sorted(root.glob(os.path.join(*rest)))
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}", "`**` stands alone between slashes") from error
+    hidden = any(part.startswith(".") and part != ".." for part in rest)
+    for path in paths:
+        below = path.relative_to(root)
+        if not hidden and any(part.startswith(".") and part != ".." for part in below.parts):
             continue
-        if path.suffix.lower() in SUFFIXES:
-            yield Input(path, path.relative_to(root))
+        image = path.suffix.lower() in SUFFIXES
+        if (path.is_dir() and not image) or not _regular(path, note):
+            continue
+        if image:
+            yield Input(path, Path(path.name) if ".." in below.parts else below)
         else:
             skipped.append(path)
 
@@ -167,7 +177,12 @@ def _walk(root: Path, recursive: bool, note: Note, skipped: list[Path]) -> Itera
         note(f"skipped {error.filename}: {error.strerror}")
 
     for folder, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and recursive)
+        folders.sort()
+        for name in [name for name in folders if Path(name).suffix.lower() in SUFFIXES]:
+            if not name.startswith("."):
+                _regular(Path(folder, name), note)
+            folders.remove(name)
+        folders[:] = [name for name in folders if not name.startswith(".") and recursive]
         for name in sorted(names):
             path = Path(folder, name)
             if name.startswith("."):

@@ -88,7 +88,7 @@ def resolve(
     UsageError for a model that is not known, ModelError for one that has no source.
     """
     models: Table = table.get("models", {})
-    name = model or os.environ.get("DMP_MODEL")
+    name = model or os.environ.get("DMP_MODEL") or None
     if name is None:
         defaults = [one for one in table.get("default", []) if one in models]
         name = next((one for one in defaults if not _without(models[one], tasks)), None)
@@ -234,14 +234,12 @@ def _weight_names(variant: str | None) -> list[str]:
 
 
 def _snapshot(source: Source, patterns: list[str]) -> Path:
-    wanted = [pattern for pattern in patterns if "*" not in pattern]
-
     def fetch(hub: Any, how: dict[str, Any]) -> str:
         try:  # what is here already needs no server
             cached = str(
                 hub.snapshot_download(allow_patterns=patterns, local_files_only=True, **how)
             )
-            if all((Path(cached) / name).is_file() for name in wanted):
+            if all(any(Path(cached).glob(pattern)) for pattern in patterns):
                 return cached
         except hub.errors.LocalEntryNotFoundError:
             pass

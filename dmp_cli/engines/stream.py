@@ -38,7 +38,16 @@ def batches(
         group = groups.setdefault(key(item), [])
         group.append(item)
         if len(group) >= size():
-            yield groups.pop(key(item))
+            yield from _cut(groups.pop(key(item)), size)
         elif sum(map(len, groups.values())) >= waiting:
-            yield groups.pop(next(iter(groups)))
-    yield from groups.values()
+            yield from _cut(groups.pop(next(iter(groups))), size)
+    for group in groups.values():
+        yield from _cut(group, size)
+
+
+def _cut(group: list[T], size: Callable[[], int]) -> Iterator[list[T]]:
+    """The pieces of a group, should `size()` have become smaller since it was begun."""
+    while group:
+        most = max(size(), 1)
+        yield group[:most]
+        group = group[most:]

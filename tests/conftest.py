@@ -1,0 +1,90 @@
+"""What many tests share: the tiny backbone of tests/parity, and `dmp` run in this process."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dmp_cli import cli
+
+PARITY = Path(__file__).parent / "parity"
+TASKS = ("depth", "normals", "segmentation", "albedo", "shading")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the user's own settings, and nothing written outside the temporary folder."""
+    monkeypatch.setenv("DMP_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("DMP_MODEL", "DMP_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def write_weights(path: Path, extra: str = "", tasks: tuple[str, ...] = TASKS) -> Path:
+    """A weights file with the model `tiny`: the backbone and LoRA of tests/parity."""
+    lines = [
+        "[models.tiny]",
+        f"backbone = {{ path = {json.dumps(str(PARITY / 'sd-tiny'))} }}",
+        extra,
+        *(
+            f"[models.tiny.tasks.{task}]\n"
+            f"lora = {{ path = {json.dumps(str(PARITY / 'lora' / 'full'))} }}"
+            for task in tasks
+        ),
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """The weights file of model `tiny`, on small pictures so that tests are quick."""
+    return write_weights(tmp_path / "weights.toml", "size = 64")
+
+
+def write_image(path: Path, height: int = 48, width: int = 64, seed: int = 0) -> Path:
+    """A smooth coloured picture."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small.resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three pictures of two shapes, one of them in a folder below."""
+    folder = tmp_path / "photos"
+    write_image(folder / "a.png", 48, 64, 1)
+    write_image(folder / "b.jpg", 64, 48, 2)
+    write_image(folder / "sub" / "c.webp", 48, 64, 3)
+    return folder
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def dmp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run `dmp` with arguments, in this process; returns its exit code and what it printed."""
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["dmp", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run

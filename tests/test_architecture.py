@@ -1,0 +1,91 @@
+"""The house keeps its shape: who may import whom, and what costs time only when it is used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "dmp_cli"
+
+# Each group imports only groups before it; members of a group do not import each other.
+GROUPS = (
+    {"errors", "__init__"},
+    {"tasks", "plan", "jobs", "images", "metrics", "device", "diffusion", "lora"},
+    {"catalogue"},
+    {"weights", "backbone", "untrained"},
+    {"predict", "data", "evaluate"},
+    {"engines.__init__", "engines.stream"},
+    {"engines.steps"},
+    {"engines.local", "train"},
+    {"commands.__init__", "commands.options", "commands.report"},
+    {"commands.predict", "commands.tasks", "commands.doctor"},
+    {"cli"},
+    {"__main__"},
+)
+LIBRARIES = {
+    "torch": {"device", "diffusion", "lora", "backbone", "predict", "train", "untrained"},
+    "diffusers": {"backbone", "untrained"},
+    "transformers": {"backbone", "untrained"},
+    "peft": {"backbone"},
+    "typer": {"cli", "commands"},
+    "rich": {"cli", "commands"},
+    "tqdm": {"commands"},
+    "huggingface_hub": {"weights"},
+    "ray": {"engines.ray_data"},
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, `from a import b` as a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def level(module: str) -> int:
+    return next(i for i, group in enumerate(GROUPS) if module in group)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_what_stands_before_it(module: str) -> None:
+    own = {name.removeprefix("dmp_cli.") for name in imports(MODULES[module])} & set(MODULES)
+    if module == "__init__":  # the public names, imported when they are first asked for
+        own -= {"predict", "errors"}
+    assert {name for name in own if level(name) >= level(module)} == set()
+
+
+@pytest.mark.parametrize("library", sorted(LIBRARIES))
+def test_a_library_is_used_only_where_it_belongs(library: str) -> None:
+    users = {
+        module
+        for module, path in MODULES.items()
+        if any(name == library or name.startswith(library + ".") for name in imports(path))
+    }
+    allowed = LIBRARIES[library]
+    assert {
+        user for user in users if user not in allowed and user.split(".")[0] not in allowed
+    } == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["tasks"], ["--version"]])
+def test_the_quick_commands_load_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys, dmp_cli.cli as cli; sys.argv = ['dmp', *sys.argv[1:]]\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'diffusers', 'transformers', 'peft', 'huggingface_hub', 'PIL'}\n"
+        "sys.exit(str(slow & set(sys.modules)) if slow & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
