@@ -38,9 +38,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> Placement:
         raise UsageError(f"unknown dtype {dtype!r}", f"known: auto, {', '.join(DTYPES)}")
     where, reason = _find(device)
     if dtype == "auto":
-        return Placement(
-            where, torch.float16 if where.type == "cuda" else torch.float32, reason + ", its dtype"
-        )
+        return Placement(where, torch.float16 if where.type == "cuda" else torch.float32, reason)
     if where.type == "cpu" and dtype == "fp16":
         raise UsageError("fp16 is not for the CPU", "use --dtype fp32, or bf16 for speed")
     return Placement(where, DTYPES[dtype], f"{reason}, dtype as asked")

@@ -59,7 +59,9 @@ def read(path: Path, max_pixels: int) -> Pixels:
             _check_size(image.width, image.height, max_pixels)
             if image.format == "PNG" and _PNG_END not in data:  # Pillow does not mind
                 raise ImageError("damaged: the file ends too early")
-            return upright(image)
+            if not _deep_planes(image):
+                return upright(image)
+        return _read_tiff(data, max_pixels)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -71,6 +73,12 @@ def read(path: Path, max_pixels: int) -> Pixels:
         raise ImageError(f"{kind} ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow raises nearly every kind on a bad file
         raise ImageError(f"damaged: {error}") from error
+
+
+def _deep_planes(image: Image.Image) -> bool:
+    """Whether it is a TIFF of 16-bit channels one after the other: Pillow reads noise there."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(284) == 2 and max(tags.get(258, (1,))) > 8
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -94,7 +102,7 @@ def upright(image: Image.Image) -> Pixels:
     profile = image.info.get("icc_profile")
     image = _without_depth(image)
     try:
-        ImageOps.exif_transpose(image, in_place=True)
+        image = ImageOps.exif_transpose(image)  # a copy: the caller's own stays as it is
     except Exception:  # damaged EXIF: Pillow raises nearly every kind
         notes.append("its EXIF data is damaged: orientation ignored")
     if profile:

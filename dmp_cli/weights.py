@@ -250,16 +250,16 @@ def _snapshot(source: Source, patterns: list[str]) -> Path:
 
 def _from_hub(source: Source, fetch: Callable[[Any, dict[str, Any]], str]) -> str:
     """Run a download; whatever goes wrong names repository, file and revision."""
-    import httpx
     import huggingface_hub as hub
 
     try:
         return fetch(hub, {"repo_id": source.repo, "revision": source.revision})
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        first = str(error).strip().split("\n")[0]
+    except Exception as error:  # of the HTTP library too, which the Hub's client changes
+        reason = error.__cause__ or error  # what the client says itself names no cause
+        first = str(reason).strip().split("\n")[0]
         raise ModelError(
             f"{source.repo}: {source.file or 'backbone'} at revision {source.revision or 'main'} "
-            f"is not to be had: {type(error).__name__}: {first}",
+            f"is not to be had: {type(reason).__name__}: {first}",
             "check the connection, the name and the revision, and for a private or gated "
             "repository run `hf auth login`; then run the same command again",
         ) from error

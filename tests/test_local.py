@@ -1,0 +1,147 @@
+"""The local engine: what it writes, and how failures travel."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dmp_cli import images, jobs
+from dmp_cli.engines import local, steps
+from dmp_cli.errors import ResourceError
+from dmp_cli.jobs import Job, Result
+from dmp_cli.plan import Plan, Settings
+from dmp_cli.predict import Predictor
+from tests.conftest import write_image
+
+
+def plan_for(weights: Path, *tasks: str, **options: object) -> Plan:
+    given = {"model": "tiny", "weights": str(weights), "formats": ("png", "npy")} | options
+    return Plan(tasks or ("depth",), settings=Settings(steps=1), **given)  # type: ignore[arg-type]
+
+
+def jobs_in(folder: Path, out: Path, plan: Plan) -> list[Job]:
+    found = jobs.find([str(folder)], out, print)
+    return jobs.plan_targets(found, out, plan.tasks, plan.formats)
+
+
+def run(plan: Plan, todo: list[Job]) -> list[Result]:
+    return list(local.run(plan, todo, print))
+
+
+def test_each_job_gets_its_files(photos: Path, weights: Path, tmp_path: Path) -> None:
+    plan = plan_for(weights, "depth", "segmentation")
+    results = run(plan, jobs_in(photos, tmp_path / "out", plan))
+    assert sorted(result.job.source.name for result in results) == ["a.png", "b.jpg", "c.webp"]
+    for result in results:
+        assert result.errors == ()
+        assert set(result.written) == set(result.job.targets.values())
+        assert result.seconds > 0
+        with Image.open(result.job.source) as image:
+            size = image.size
+        for (task, form), path in result.job.targets.items():
+            if form == "png":
+                with Image.open(path) as image:
+                    assert image.size == size
+            else:
+                assert np.load(path).shape == size[::-1], task
+    assert (tmp_path / "out/sub/c.depth.npy").exists()
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_files_hold_what_the_predictor_gives(photos: Path, weights: Path, tmp_path: Path) -> None:
+    plan = plan_for(weights)
+    run(plan, jobs_in(photos, tmp_path / "out", plan))
+    expected = Predictor("depth", model="tiny", weights=weights, steps=1)(photos / "a.png")
+    assert np.array_equal(np.load(tmp_path / "out/a.depth.npy"), expected)
+
+
+def test_pictures_say_where_they_come_from(photos: Path, weights: Path, tmp_path: Path) -> None:
+    plan = plan_for(weights)
+    run(plan, jobs_in(photos, tmp_path / "out", plan))
+    with Image.open(tmp_path / "out/a.depth.png") as image:
+        text = image.info
+    assert (text["Task"], text["Model"], text["Source"]) == ("depth", "tiny", "a.png")
+    assert "steps=1" in text["Settings"]
+    assert len(text["Weights-SHA256"]) == 64
+    assert text["near"].endswith(" m")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_bad_files_fail_and_the_rest_goes_on(
+    photos: Path, weights: Path, tmp_path: Path, batch: int
+) -> None:
+    (photos / "bad.png").write_bytes(b"not a picture")
+    (photos / "empty.jpg").touch()
+    plan = plan_for(weights, batch=batch)
+    results = run(plan, jobs_in(photos, tmp_path / "out", plan))
+    failed = {r.job.source.name: r.errors[0] for r in results if r.errors}
+    assert set(failed) == {"bad.png", "empty.jpg"}
+    assert "not an image" in failed["bad.png"]
+    assert failed["empty.jpg"].startswith("empty")
+    assert len(list((tmp_path / "out").rglob("*.depth.png"))) == 3
+
+
+def test_a_file_that_vanishes_fails(photos: Path, weights: Path, tmp_path: Path) -> None:
+    plan = plan_for(weights)
+    todo = jobs_in(photos, tmp_path / "out", plan)
+    (photos / "a.png").unlink()
+    failed = [result for result in run(plan, todo) if result.errors]
+    assert [result.job.source.name for result in failed] == ["a.png"]
+    assert "No such file" in failed[0].errors[0]
+
+
+def test_images_of_equal_shape_share_a_batch(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(6):
+        write_image(tmp_path / f"in/{i}.png", *((64, 96) if i % 2 else (96, 64)), i)
+    sizes: list[int] = []
+    draw = Predictor.draw
+
+    def counted(self: Predictor, batch: list[object]) -> list[object]:
+        sizes.append(len(batch))
+        return draw(self, batch)  # type: ignore[arg-type,return-value]
+
+    monkeypatch.setattr(Predictor, "draw", counted)
+    plan = plan_for(weights, batch=3)
+    results = run(plan, jobs_in(tmp_path / "in", tmp_path / "out", plan))
+    assert sizes == [3, 3]
+    assert len(results) == 6
+
+
+def test_a_full_disk_ends_the_run(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise ResourceError("out/a.png cannot be written: No space left on device")
+
+    monkeypatch.setattr(images, "write_npy", full)
+    plan = plan_for(weights)
+    with pytest.raises(ResourceError, match="No space left"):
+        run(plan, jobs_in(photos, tmp_path / "out", plan))
+
+
+@pytest.mark.parametrize("step", ["read", "draw", "write"])
+def test_a_bug_in_any_thread_surfaces_and_nothing_hangs(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(steps, step, broken)
+    plan = plan_for(weights)
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        run(plan, jobs_in(photos, tmp_path / "out", plan))
+    assert threading.active_count() <= before
+
+
+def test_a_name_that_is_too_long_fails_alone(weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / f"in/{'x' * 250}.png")
+    write_image(tmp_path / "in/short.png")
+    plan = plan_for(weights)
+    results = run(plan, jobs_in(tmp_path / "in", tmp_path / "out", plan))
+    assert [bool(result.errors) for result in results] == [False, True]
+    assert "cannot be written" in results[1].errors[0]

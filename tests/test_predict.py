@@ -1,0 +1,252 @@
+"""Predictor: the path that the command, the engine and the API take."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dmp_cli
+from dmp_cli import images, tasks
+from dmp_cli.errors import DmpError, ImageError, ModelError, ResourceError, UsageError
+from dmp_cli.plan import Plan
+from dmp_cli.predict import Predictor, plan_of
+from tests.conftest import TASKS, write_image, write_weights
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / "w.toml", "size = 64")
+
+
+@pytest.fixture(scope="module")
+def depth(weights_file: Path) -> Predictor:
+    return Predictor("depth", model="tiny", weights=weights_file)
+
+
+@pytest.fixture(scope="module")
+def every(weights_file: Path) -> Predictor:
+    return Predictor(TASKS, model="tiny", weights=weights_file)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return write_image(tmp_path / "a.png", 50, 70)
+
+
+def test_one_task_gives_a_map_of_the_images_size(depth: Predictor, photo: Path) -> None:
+    found = depth(photo)
+    assert (found.shape, found.dtype) == ((50, 70), np.float32)
+    assert found.min() >= 0
+    assert found.std() > 0
+
+
+def test_path_array_and_pillow_image_are_the_same_image(depth: Predictor, photo: Path) -> None:
+    picture = Image.open(photo)
+    expected = depth(str(photo))
+    assert np.array_equal(depth(picture), expected)
+    assert np.array_equal(depth(np.asarray(picture)), expected)
+    assert np.array_equal(depth(np.asarray(picture) / 255.0), expected)
+
+
+def test_several_tasks_give_maps_by_task(every: Predictor, photo: Path) -> None:
+    maps = every(photo)
+    assert tuple(maps) == TASKS
+    assert {name: found.shape for name, found in maps.items()} == {
+        "depth": (50, 70), "normals": (50, 70, 3), "segmentation": (50, 70),
+        "albedo": (50, 70, 3), "shading": (50, 70),
+    }  # fmt: skip
+    np.testing.assert_allclose(np.linalg.norm(maps["normals"], axis=-1), 1, atol=1e-5)
+    assert maps["segmentation"].dtype == np.uint8
+    for name in ("albedo", "shading"):
+        assert 0 <= maps[name].min() <= maps[name].max() <= 1
+
+
+def test_the_image_is_encoded_once_for_all_tasks(
+    every: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    encode = every._backbone.encode
+    monkeypatch.setattr(every._backbone, "encode", lambda x: calls.append(len(x)) or encode(x))
+    every(photo)
+    assert calls == [1]
+
+
+def test_ids_are_decoded_before_they_are_resized(every: Predictor, photo: Path) -> None:
+    prepared = every.prepare(photo)
+    drawn = every.draw([prepared])[0]["segmentation"]
+    assert not isinstance(drawn, ImageError)
+    small = tasks.find("segmentation").decode(drawn, tasks.Coding())
+    found = every.finish("segmentation", drawn, prepared)
+    assert np.array_equal(found, images.resize(small, (50, 70), nearest=True))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_a_batch_changes_nothing(depth: Predictor, tmp_path: Path, size: int) -> None:
+    prepared = [depth.prepare(write_image(tmp_path / f"{i}.png", 64, 96, i)) for i in range(size)]
+    together = depth.draw(prepared)
+    for image, drawn in zip(prepared, together, strict=True):
+        alone = depth.finish("depth", depth.draw([image])[0]["depth"], image)
+        found = depth.finish("depth", drawn["depth"], image)
+        assert np.linalg.norm(found - alone) / np.linalg.norm(alone) < 1e-5
+
+
+def test_the_same_image_gives_the_same_map(
+    depth: Predictor, photo: Path, weights_file: Path
+) -> None:
+    again = Predictor("depth", model="tiny", weights=weights_file)
+    assert np.array_equal(depth(photo), again(photo))
+
+
+def test_settings_are_used(depth: Predictor, photo: Path, weights_file: Path) -> None:
+    other = Predictor("depth", model="tiny", weights=weights_file, steps=1, spacing="trailing")
+    assert other.recipes["depth"].steps == 1
+    assert not np.array_equal(other(photo), depth(photo))
+
+
+def test_a_prompt_changes_the_map_and_turns_guidance_on(
+    depth: Predictor, photo: Path, weights_file: Path
+) -> None:
+    other = Predictor("depth", model="tiny", weights=weights_file, prompt="a room")
+    assert other.recipes["depth"].guidance == 2.0
+    assert not np.array_equal(other(photo), depth(photo))
+
+
+def test_tasks_of_one_model_may_see_other_sizes(tmp_path: Path, photo: Path) -> None:
+    path = write_weights(tmp_path / "w.toml", "size = 64", ("depth", "normals"))
+    path.write_text(path.read_text() + "\nsize = 96\n")
+    both = Predictor("depth,normals", model="tiny", weights=path)
+    assert sorted(both.prepare(photo).pictures) == [64, 96]
+    assert both(photo)["normals"].shape == (50, 70, 3)
+
+
+def test_the_axes_of_normals_can_be_chosen(photo: Path, weights_file: Path) -> None:
+    gl = Predictor("normals", model="tiny", weights=weights_file)(photo)
+    cv = Predictor("normals", model="tiny", weights=weights_file, axes="opencv")(photo)
+    np.testing.assert_allclose(cv, gl * (1, -1, -1), atol=1e-6)
+
+
+def test_a_result_that_is_not_finite_fails_one_image_only(
+    depth: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = [depth.prepare(write_image(tmp_path / f"{i}.png", 64, 64, i)) for i in range(2)]
+    decode = depth._backbone.decode
+
+    def broken(latents: torch.Tensor) -> torch.Tensor:
+        pictures = decode(latents)
+        pictures[0, 0, 3, 3] = float("nan")
+        return pictures
+
+    monkeypatch.setattr(depth._backbone, "decode", broken)
+    first, second = depth.draw(prepared)
+    with pytest.raises(ImageError, match="not finite in fp32"):
+        depth.finish("depth", first["depth"], prepared[0])
+    assert np.isfinite(depth.finish("depth", second["depth"], prepared[1])).all()
+
+
+def test_out_of_memory_halves_the_batch_for_good(
+    depth: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, seen = depth._backbone.encode, []
+
+    def small(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return encode(x)
+
+    prepared = [depth.prepare(write_image(tmp_path / f"{i}.png", 64, 64, i)) for i in range(5)]
+    monkeypatch.setattr(depth, "batch", 5)
+    monkeypatch.setattr(depth._backbone, "encode", small)
+    drawn = depth.draw(prepared)
+    assert seen == [5, 3, 2, 1, 2]
+    assert depth.batch == 2
+    assert all(isinstance(pictures["depth"], np.ndarray) for pictures in drawn)
+
+
+def test_out_of_memory_for_one_image_fails_that_image(
+    depth: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(depth._backbone, "encode", never)
+    with pytest.raises(ImageError, match="out of memory on cpu"):
+        depth(photo)
+
+
+def test_a_lost_accelerator_ends_the_run(
+    depth: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(x: torch.Tensor) -> torch.Tensor:
+        raise torch.AcceleratorError("device lost")
+
+    monkeypatch.setattr(depth._backbone, "encode", lost)
+    with pytest.raises(ResourceError, match="device lost"):
+        depth(photo)
+
+
+def test_as_it_is_has_a_limit(weights_file: Path) -> None:
+    whole = Predictor("depth", model="tiny", weights=weights_file, size=0)
+    assert whole.prepare(np.zeros((50, 70, 3), np.uint8)).pictures[0].shape == (48, 72, 3)
+    with pytest.raises(ImageError, match="too large for --size 0"):
+        whole.prepare(np.zeros((4100, 4100, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"tasks": "dept"}, UsageError, "unknown task"),
+        ({"model": "nope"}, UsageError, "unknown model"),
+        ({"model": None}, ModelError, "no weights for depth"),
+        ({"stepz": 1}, UsageError, "unknown option 'stepz'"),
+        ({"steps": 0}, UsageError, "steps 0 must be a whole number"),
+        ({"sampler": "euler"}, UsageError, "must be one of ddim, oracle, onepass"),
+        ({"axes": "y-up"}, UsageError, "unknown axes"),
+        ({"classes": "sofa-bed"}, UsageError, "unknown class"),
+        ({"device": "tpu"}, UsageError, "unknown device"),
+        ({"dtype": "fp16"}, UsageError, "not for the CPU"),
+        ({"weights": "/nowhere.toml"}, UsageError, "cannot be read"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    options: dict[str, object], kind: type[DmpError], message: str, weights_file: Path
+) -> None:
+    given = {"tasks": "depth", "model": "tiny", "weights": weights_file} | options
+    with pytest.raises(kind, match=message):
+        Predictor(**given)  # type: ignore[arg-type]
+
+
+def test_a_plan_holds_plain_values() -> None:
+    import pickle
+
+    plan = plan_of("depth,seg", steps=3, weights=Path("w.toml"), batch=2)
+    assert plan == Plan(
+        ("depth", "segmentation"), weights="w.toml", settings=plan.settings, batch=2
+    )
+    assert plan.settings.steps == 3
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_the_public_names_are_imported_when_asked_for() -> None:
+    assert dmp_cli.Predictor is Predictor
+    assert dmp_cli.DmpError is DmpError
+    with pytest.raises(AttributeError, match="nothing_of_that_name"):
+        dmp_cli.nothing_of_that_name  # noqa: B018
+
+
+def test_a_sixth_task_is_a_row_and_an_entry(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = tasks.Task(
+        "edges", "where it changes", "0-1",
+        lambda rgb, coding: np.clip(rgb.mean(axis=-1) / 2 + 0.5, 0, 1),
+        lambda edges, coding: np.repeat(edges[..., None] * 2 - 1, 3, axis=-1),
+        lambda edges, view: tasks.Picture((edges * 255).astype(np.uint8)),
+        ("rmse",),
+    )  # fmt: skip
+    monkeypatch.setitem(tasks.TASKS, "edges", row)
+    path = write_weights(tmp_path / "w.toml", "size = 64", ("depth", "edges"))
+    maps = Predictor("depth,edges", model="tiny", weights=path)(photo)
+    assert maps["edges"].shape == (50, 70)
