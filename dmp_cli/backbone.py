@@ -58,7 +58,7 @@ class Backbone:
         `variant` names the files (`fp16`) to take. The text encoder is let go once `prompts` and
         the empty prompt are embedded. ModelError names the folder and what is wrong in it.
         """
-        with _as_model_error(folder), _quiet():
+        with _as_model_error(folder), quiet():
             schedule = _read_schedule(folder)
             embeddings = _embed(folder, {"", *prompts}, variant)
             how = {"variant": variant, "use_safetensors": True, "torch_dtype": placement.dtype}
@@ -163,7 +163,7 @@ def _as_model_error(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' bars and remarks on loading out of the user's terminal."""
     bars, level = transformers_logging.is_progress_bar_enabled(), diffusers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()

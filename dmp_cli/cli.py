@@ -1,6 +1,7 @@
 """Which verbs there are, and how an error reaches the user."""
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -45,6 +46,7 @@ def main() -> None:
             stream.reconfigure(
                 errors="surrogateescape" if stream is sys.stdout else "backslashreplace"
             )
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them, dmp says itself
     try:
         app()
     except DmpError as error:

@@ -45,15 +45,19 @@ class Schedule:
         final = torch.tensor(1.0) if config.get("set_alpha_to_one", True) else alphas[0]
         return cls(alphas, final, config.get("steps_offset", 0))
 
-    def timesteps(self, steps: int, spacing: str) -> list[int]:
-        """The t of each step, descending: `leading` ends at the offset, `trailing` starts at T-1.
+    def timesteps(self, how: "Sampling") -> list[int]:
+        """The t of each call: `leading` descends to the offset, `trailing` starts at T-1.
 
         UsageError where the schedule has no such steps.
         """
-        count = len(self.alphas)
+        count, steps = len(self.alphas), how.steps
+        if how.sampler == "onepass":
+            if not 0 <= how.timestep < count:
+                raise UsageError(f"timestep must be from 0 to {count - 1}, not {how.timestep}")
+            return [how.timestep]
         if not 1 <= steps <= count:
             raise UsageError(f"steps must be from 1 to {count}, not {steps}")
-        if spacing == "leading":
+        if how.spacing == "leading":
             chosen = np.arange(steps)[::-1] * (count // steps) + self.offset
         else:
             chosen = np.round(np.arange(count, 0, -count / steps)) - 1
@@ -105,15 +109,10 @@ def sample(
     `predict(z, t)` is the network. DDIM with eta 0 starts at z = x; `oracle` puts the real x in
     place of the estimated one at each step; `onepass` is one call at `how.timestep`, and its y0.
     """
-    if how.sampler == "onepass":
-        if not 0 <= how.timestep < len(schedule.alphas):
-            raise UsageError(f"timestep must be from 0 to {len(schedule.alphas) - 1}")
-        t = how.timestep
-        return estimate(predict(x, t), x, schedule.alphas[t], how.prediction)[0]
     z = y0 = x
-    for t in schedule.timesteps(how.steps, how.spacing):
+    for t in schedule.timesteps(how):
         y0, e = estimate(predict(z, t), z, schedule.alphas[t], how.prediction)
         before = t - len(schedule.alphas) // how.steps
         alpha = schedule.alphas[before] if before >= 0 else schedule.final_alpha
         z = mix(y0, x if how.sampler == "oracle" else e, alpha)
-    return y0 if how.final == "y0" else z
+    return y0 if how.final == "y0" or how.sampler == "onepass" else z

@@ -318,5 +318,9 @@ def _write_error(path: Path, error: Exception) -> ImageError | ResourceError:
 def check_writable(folder: Path) -> None:
     """Make an output folder and a file in it; ResourceError if that fails."""
     probe = folder / f".dmp-{secrets.token_hex(8)}.probe"
-    write(probe, lambda file: file.flush())
-    probe.unlink(missing_ok=True)
+    try:
+        write(probe, lambda file: file.flush())
+        probe.unlink(missing_ok=True)
+    except (ImageError, ResourceError) as error:
+        why = str(error).removeprefix(str(probe))
+        raise ResourceError(f"output folder {folder}{why}", "choose another -o") from error

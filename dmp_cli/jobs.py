@@ -62,7 +62,8 @@ def find(
                 found.setdefault(os.path.abspath(item.path), item)
     if skipped:
         names = ", ".join(path.name for path in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-        note(f"skipped {len(skipped)} files without an image suffix: {names}")
+        files = "file" if len(skipped) == 1 else "files"
+        note(f"skipped {len(skipped)} {files} without an image suffix: {names}")
     if not found:
         raise NoInputError(
             f"no image found in {', '.join(inputs) or 'an empty list'}",
@@ -71,15 +72,19 @@ def find(
     return list(found.values())
 
 
-def from_list(lines: Iterable[str], note: Note) -> list[Input]:
+def from_list(
+    lines: Iterable[str], out: Path, note: Note, tasks: Iterable[str] = ()
+) -> list[Input]:
     """The files of a list, one path a line; a relative path keeps its folders below the output.
 
-    A path that is absolute or leaves the working folder keeps only its name.
+    A path that is absolute or leaves the working folder keeps only its name. Outputs of dmp in
+    `out` are passed over, as `find` does.
     """
     found: dict[str, Input] = {}
+    own = _own_outputs(out, tasks)
     for line in lines:
         path = Path(line)
-        if line and _regular(path, note):
+        if line and not own(path) and _regular(path, note):
             inside = not path.is_absolute() and ".." not in path.parts
             below = path if inside else Path(path.name)
             found.setdefault(os.path.abspath(path), Input(path, below))

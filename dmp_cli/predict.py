@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmp_cli import catalogue, images, tasks, weights
-from dmp_cli.backbone import Backbone
-from dmp_cli.device import choose, memory
+from dmp_cli.backbone import Backbone, quiet
+from dmp_cli.device import Placement, choose, memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import ImageError, ResourceError, UsageError
 from dmp_cli.plan import Plan, Settings
@@ -75,6 +75,8 @@ class Predictor:
         self.recipes = recipes(plan)
         self.placement = choose(plan.device, plan.dtype)
         self._backbone, self.digests = _load(self.recipes, self.placement)
+        for recipe in self.recipes.values():
+            self._backbone.schedule.timesteps(_sampling(recipe))  # refuse what it has no steps for
         self.batch = plan.batch or self._batch_for_memory()
 
     def _batch_for_memory(self) -> int:
@@ -155,12 +157,12 @@ class Predictor:
 
     def _sample(self, recipe: Recipe, latents: torch.Tensor) -> torch.Tensor:
         self._backbone.use_lora(recipe.task)
-        how = Sampling(recipe.sampler, recipe.steps, recipe.spacing, recipe.prediction,
-                       recipe.timestep, recipe.final)  # fmt: skip
         return sample(
             lambda z, t: self._backbone.predict(z, t, recipe.prompt, recipe.guidance),
-            latents, self._backbone.schedule, how,
-        )  # fmt: skip
+            latents,
+            self._backbone.schedule,
+            _sampling(recipe),
+        )
 
     def finish(self, task: str, drawn: Drawn, image: Prepared) -> Array:
         """The map that a drawn picture stands for, at the size of the input. Any thread.
@@ -175,6 +177,10 @@ class Predictor:
         decoded = row.decode(drawn, coding)
         full = images.resize(decoded, (image.height, image.width), nearest=row.labels)
         return tasks.unit_vectors(full) if row.unit_length else full
+
+
+def _sampling(recipe: Recipe) -> Sampling:
+    return Sampling(**{key: getattr(recipe, key) for key in Sampling.__dataclass_fields__})
 
 
 def plan_of(names: str | Sequence[str], **options: Any) -> Plan:
@@ -196,13 +202,14 @@ def recipes(plan: Plan) -> dict[str, Recipe]:
     return {recipe.task: recipe for recipe in found}
 
 
-def _load(chosen: Mapping[str, Recipe], placement: Any) -> tuple[Backbone, dict[str, str]]:
+def _load(chosen: Mapping[str, Recipe], placement: Placement) -> tuple[Backbone, dict[str, str]]:
     """The backbone with each task's LoRA on it, and the sha256 of each LoRA file."""
     first = next(iter(chosen.values()))
     if first.backbone.made:
         from dmp_cli import untrained
 
-        folder, variant = untrained.make(weights.store() / "untrained"), None
+        with quiet():
+            folder, variant = untrained.make(weights.store() / "untrained"), None
         files = {
             task: untrained.make_lora(folder / f"{recipe.lora.made}.safetensors", folder)
             for task, recipe in chosen.items()

@@ -115,6 +115,11 @@ def _recipe(name: str, model: Table, task: str, chosen: Table) -> Recipe:
     if keys.get("prompt"):
         keys.setdefault("guidance", 2.0)
     sources = {key: _source(entry[key]) for key in SOURCES}
+    if bool(sources["backbone"].made) != bool(sources["lora"].made):
+        raise UsageError(
+            f"model {name!r}, {task}: backbone and lora must both be made by dmp, or neither",
+            "docs/weights.md lists the keys",
+        )
     return Recipe(**(keys | sources | {"model": name, "task": task}))
 
 

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from dmp_cli import cli
@@ -25,6 +27,11 @@ def _home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("DMP_MODEL", "DMP_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
+
+
+def apart(found: NDArray[Any] | torch.Tensor, expected: NDArray[Any]) -> float:
+    """Norm of the difference over the norm."""
+    return float(np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected))
 
 
 def write_weights(path: Path, extra: str = "", tasks: tuple[str, ...] = TASKS) -> Path:

@@ -64,7 +64,7 @@ def test_ddim_equals_diffusers_to_the_last_bit(steps: int, spacing: str, predict
     for t in other.timesteps:
         z = other.step(network(z, int(t)), t, z).prev_sample
     schedule = Schedule.from_config(CONFIG)
-    assert schedule.timesteps(steps, spacing) == other.timesteps.tolist()
+    assert schedule.timesteps(Sampling("ddim", steps, spacing)) == other.timesteps.tolist()
     how = Sampling("ddim", steps, spacing, prediction)
     assert torch.equal(sample(network, noise(0), schedule, how), z)
 
@@ -79,8 +79,8 @@ def test_mix_and_velocity_equal_diffusers_to_the_last_bit() -> None:
 
 def test_the_official_steps() -> None:
     schedule = Schedule.from_config(CONFIG)
-    assert schedule.timesteps(5, "leading") == [801, 601, 401, 201, 1]
-    assert schedule.timesteps(1, "trailing") == [999]
+    assert schedule.timesteps(Sampling()) == [801, 601, 401, 201, 1]
+    assert schedule.timesteps(Sampling(steps=1, spacing="trailing")) == [999]
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

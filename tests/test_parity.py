@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from dmp_cli import tasks
 from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.diffusion import Sampling, mix, sample, velocity
-from tests.conftest import PARITY
+from tests.conftest import PARITY, apart
 
 GOLDEN = dict(np.load(PARITY / "golden.npz"))
 CASES: dict[str, dict[str, Any]] = json.loads((PARITY / "golden.json").read_text())
@@ -40,11 +39,6 @@ def backbone() -> Backbone:
 def pictures(names: list[str]) -> Tensor:
     read = [np.asarray(Image.open(PARITY / f"inputs/{name}.png").convert("RGB")) for name in names]
     return torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def apart(found: NDArray[Any] | Tensor, expected: NDArray[Any]) -> float:
-    """Norm of the difference over the norm."""
-    return float(np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected))
 
 
 def how_of(case: dict[str, Any]) -> Sampling:

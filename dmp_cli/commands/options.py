@@ -118,8 +118,8 @@ Invert = Annotated[
 ]
 Range = Annotated[
     str,
-    typer.Option(help="Metres that depth pictures span; auto: each its own 1st to 99th percent.",
-                 metavar="LO,HI|auto", rich_help_panel=LOOKS),
+    typer.Option("--range", metavar="LO,HI|auto", rich_help_panel=LOOKS,
+                 help="Metres that depth pictures span; auto: each its own 1st to 99th percent."),
 ]  # fmt: skip
 Normals = Annotated[
     str,

@@ -84,18 +84,20 @@ def predict(
 
 
 def run(plan: Plan, todo: list[jobs.Job], output: Path, talk: Talk) -> None:
-    """Check what can be checked before torch is loaded, then run the plan and follow it."""
+    """Check what can be checked without torch, then run the plan and follow it."""
     from dmp_cli import images
     from dmp_cli.catalogue import load
     from dmp_cli.weights import resolve
 
     recipes = resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
+    tasks.parse_axes(plan.axes)
+    tasks.parse_classes(plan.classes)
     images.check_writable(output)
     talk.detail(f"{len(todo)} images; model {recipes[0].model}, backbone {recipes[0].backbone}")
     for recipe in recipes:
         talk.detail(f"{recipe.task}: {recipe.lora}, {recipe.settings}")
     if recipes[0].backbone.made:
-        talk.note(f"model {recipes[0].model}: {recipes[0].summary}")
+        talk.note(f"model {recipes[0].model} has random weights: its maps mean nothing")
 
     from dmp_cli.engines import local
 
@@ -121,7 +123,8 @@ def _inputs(
     except OSError as error:
         raise UsageError(f"{files_from}: cannot be read: {error.strerror}") from error
     lines = data.decode("utf-8", "surrogateescape").split(separator)
-    return jobs.from_list((line.removesuffix("\r") for line in lines), talk.note)
+    names = (line.removesuffix("\r") for line in lines)
+    return jobs.from_list(names, output, talk.note, tuple(tasks.TASKS))
 
 
 def _formats(text: str) -> tuple[str, ...]:
