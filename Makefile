@@ -1,4 +1,4 @@
-.PHONY: check lint types test wheel docs format
+.PHONY: check lint types test wheel docs docs-check format
 
 check: lint types docs-check test wheel  ## everything that CI runs
 

@@ -59,11 +59,12 @@ class Backbone:
         the empty prompt are embedded. ModelError names the folder and what is wrong in it.
         """
         with _as_model_error(folder), quiet():
-            schedule = _read_schedule(folder)
+            schedule = read_schedule(folder)
             embeddings = _embed(folder, {"", *prompts}, variant)
             how = {"variant": variant, "use_safetensors": True, "torch_dtype": placement.dtype}
             unet = _whole(UNet2DConditionModel, folder / "unet", how)
             vae = _whole(AutoencoderKL, folder / "vae", how)
+        _check_channels(folder, unet, vae)
         return cls(unet, vae, schedule, embeddings, placement)
 
     def _placed(self, network: Any) -> Any:
@@ -117,7 +118,7 @@ class Backbone:
         The mode of the posterior, times the scaling factor: a sample would change with the seed.
         """
         latents: Tensor = self._vae.encode(self._input(images.contiguous())).latent_dist.mode()
-        return latents.mul(self._vae.config.scaling_factor).float().contiguous()
+        return latents.float().mul(self._vae.config.scaling_factor).contiguous()
 
     def predict(self, z: Tensor, t: int, prompt: str = "", guidance: float = 1.0) -> Tensor:
         """The UNet's output [B, C, h, w] float32 at z and t.
@@ -152,13 +153,13 @@ def _as_model_error(path: Path) -> Iterator[None]:
     """What diffusers and transformers raise on files that are missing, broken or of other shape."""
     try:
         yield
-    except ModelError:
+    except (ModelError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
-    except Exception as error:
+    except Exception as error:  # these libraries raise nearly every kind
         first = str(error).strip().split("\n")[0]
         raise ModelError(
             f"{path}: cannot be loaded: {type(error).__name__}: {first}",
-            "check that it is whole: a Stable Diffusion 1.x folder in diffusers' layout",
+            "check that it is whole, and made for Stable Diffusion 1.x in diffusers' layout",
         ) from error
 
 
@@ -179,29 +180,37 @@ def quiet() -> Iterator[None]:
 def _whole(model: Any, folder: Path, how: dict[str, Any]) -> Any:
     """`from_pretrained`, but a weight that is missing is an error instead of a random one."""
     loaded, report = model.from_pretrained(
-        folder, low_cpu_mem_usage=True, local_files_only=True, output_loading_info=True, **how
+        folder, local_files_only=True, output_loading_info=True, **how
     )
     if report["missing_keys"]:
         raise ModelError(f"{folder}: weight {sorted(report['missing_keys'])[0]} is missing")
     return loaded
 
 
-def _read_schedule(folder: Path) -> Schedule:
-    return Schedule.from_config(
-        json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    )
+def _check_channels(folder: Path, unet: Any, vae: Any) -> None:
+    """An inpainting or editing model has the same attentions, but takes more channels."""
+    latents = vae.config.latent_channels
+    if (unet.config.in_channels, unet.config.out_channels) != (latents, latents):
+        raise ModelError(
+            f"{folder}: its UNet takes {unet.config.in_channels} channels and gives "
+            f"{unet.config.out_channels}, its VAE has {latents}",
+            "a plain text-to-image Stable Diffusion is needed, not one for inpainting or editing",
+        )
+
+
+def read_schedule(folder: Path) -> Schedule:
+    """The noise schedule of a backbone folder; ModelError if there is none."""
+    with _as_model_error(folder):
+        return Schedule.from_config(
+            json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        )
 
 
 def _embed(folder: Path, prompts: set[str], variant: str | None) -> dict[str, Tensor]:
     """Embeddings [1, 77, D] float32 of the prompts; what made them is freed on return."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    encoder, report = CLIPTextModel.from_pretrained(
-        folder / "text_encoder", variant=variant, use_safetensors=True, local_files_only=True,
-        dtype=torch.float32, output_loading_info=True,
-    )  # fmt: skip
-    if report["missing_keys"]:
-        raise ModelError(f"{folder}: weight {sorted(report['missing_keys'])[0]} is missing")
-    encoder.eval()
+    how = {"variant": variant, "use_safetensors": True, "dtype": torch.float32}
+    encoder = _whole(CLIPTextModel, folder / "text_encoder", how).eval()
     embeddings = {}
     for text in sorted(prompts):
         tokens = tokenizer(

@@ -21,8 +21,8 @@ ORIGINS = ("path", "repo", "made")
 
 
 def _one_of(names: Iterable[str]) -> Check:
-    allowed = ", ".join(names)
-    return lambda value: None if value in allowed.split(", ") else f"must be one of {allowed}"
+    allowed = tuple(names)
+    return lambda value: None if value in allowed else f"must be one of {', '.join(allowed)}"
 
 
 def _whole(low: int) -> Check:

@@ -1,7 +1,10 @@
 """Which verbs there are, and how an error reaches the user."""
 
+import io
+import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,11 +44,10 @@ def _options(
 
 def main() -> None:
     """Run `dmp`; errors.py says which exit code means what."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # file names may hold bytes that are not UTF-8
-            stream.reconfigure(
-                errors="surrogateescape" if stream is sys.stdout else "backslashreplace"
-            )
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # closed by whoever started us
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may not be UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them, dmp says itself
     try:
         app()

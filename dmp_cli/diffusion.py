@@ -58,9 +58,9 @@ class Schedule:
         if not 1 <= steps <= count:
             raise UsageError(f"steps must be from 1 to {count}, not {steps}")
         if how.spacing == "leading":
-            chosen = np.arange(steps)[::-1] * (count // steps) + self.offset
+            chosen = np.arange(steps)[::-1] * float(count // steps) + self.offset
         else:
-            chosen = np.round(np.arange(count, 0, -count / steps)) - 1
+            chosen = np.round(count - np.arange(steps) * count / steps) - 1
         if chosen[0] >= count:
             raise UsageError(
                 f"{steps} steps with leading spacing start past the schedule's last, {count - 1}",
@@ -112,7 +112,7 @@ def sample(
     z = y0 = x
     for t in schedule.timesteps(how):
         y0, e = estimate(predict(z, t), z, schedule.alphas[t], how.prediction)
-        before = t - len(schedule.alphas) // how.steps
+        before = t - len(schedule.alphas) // how.steps  # diffusers' rule, also between its t
         alpha = schedule.alphas[before] if before >= 0 else schedule.final_alpha
         z = mix(y0, x if how.sampler == "oracle" else e, alpha)
     return y0 if how.final == "y0" or how.sampler == "onepass" else z

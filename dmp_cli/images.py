@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,6 +72,8 @@ def read(path: Path, max_pixels: int) -> Pixels:
             return _read_tiff(data, max_pixels)
         kind = "empty" if not data else "not an image that dmp reads"
         raise ImageError(f"{kind} ({', '.join(FORMATS)})") from error
+    except MemoryError as error:
+        raise ImageError("not enough memory to read it") from error
     except Exception as error:  # Pillow raises nearly every kind on a bad file
         raise ImageError(f"damaged: {error}") from error
 
@@ -189,8 +192,13 @@ def _read_tiff(data: bytes, max_pixels: int) -> Pixels:
 def from_array(values: Array) -> Pixels:
     """uint8, uint16 or float [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (alpha) -> Pixels.
 
-    Floats are taken as sRGB-coded in [0, 1]. ImageError for another shape.
+    Floats are taken as sRGB-coded in [0, 1]. ImageError for another shape, type or range.
     """
+    floats = np.issubdtype(values.dtype, np.floating)
+    if values.dtype not in (np.uint8, np.uint16, np.bool_) and not floats:
+        raise ImageError(f"an array of {values.dtype}: give uint8, uint16, or floats in [0, 1]")
+    if floats and values.max(initial=0) > 1.001:
+        raise ImageError(f"an array of floats up to {values.max():.6g}: give them in [0, 1]")
     return upright(_picture(values))
 
 
@@ -256,6 +264,7 @@ def resize(values: Array, size: tuple[int, int], nearest: bool = False) -> Array
 # Writing ----------------------------------------------------------------------------------
 
 
+@cache
 def colormap(name: str) -> Array | None:
     """uint8 [256, 3] of a colour map of COLORMAPS; None for grey."""
     if name == "grey":
@@ -275,13 +284,20 @@ def write_png(
         image.putpalette(palette.tobytes())
     info = PngInfo()
     for key, value in text.items():
-        info.add_itxt(key, value)
+        info.add_itxt(key, value.encode("utf-8", "backslashreplace").decode())
     write(path, lambda file: image.save(file, "PNG", compress_level=1, pnginfo=info))
 
 
 def write_npy(path: Path, values: Array) -> None:
     """Write an array as .npy, in its own dtype."""
-    write(path, lambda file: np.save(file, np.ascontiguousarray(values), allow_pickle=False))
+    plain = np.ascontiguousarray(values)
+
+    def save(file: IO[bytes]) -> None:
+        # not np.save: its errors do not say that the disk is full
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
+        file.write(plain.data.cast("B"))
+
+    write(path, save)
 
 
 def write(path: Path, save: Callable[[IO[bytes]], None]) -> None:
@@ -307,7 +323,8 @@ def _write_error(path: Path, error: Exception) -> ImageError | ResourceError:
     import errno
 
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENAMETOOLONG, errno.EISDIR, errno.EILSEQ, None):
+    of_the_name = (errno.ENAMETOOLONG, errno.EISDIR, errno.EILSEQ, errno.EEXIST, errno.ENOTDIR)
+    if number is None or number in (*of_the_name, errno.ELOOP, errno.EINVAL):
         return ImageError(f"{path} cannot be written: {error}")
     hint = "free some space" if number in (errno.ENOSPC, errno.EDQUOT) else "check the folder"
     return ResourceError(

@@ -56,10 +56,15 @@ def find(
     found: dict[str, Input] = {}
     own = _own_outputs(out, tasks)
     skipped: list[Path] = []
+    passed_over = 0
     for text in inputs:
         for item in _expand(text, recursive, note, skipped):
-            if not own(item.path):
+            if own(item.path):
+                passed_over += 1
+            else:
                 found.setdefault(os.path.abspath(item.path), item)
+    if passed_over:
+        note(f"passed over {passed_over} outputs of dmp in {out}")
     if skipped:
         names = ", ".join(path.name for path in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         files = "file" if len(skipped) == 1 else "files"

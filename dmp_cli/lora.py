@@ -8,6 +8,7 @@ Layouts, told by their keys and read to the same matrices:
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,13 +118,17 @@ def _pair(
         if not torch.isfinite(sides[side]).all():
             raise _refused(path, f"{module}: its {side} matrix holds values that are not finite")
     down, up = sides["down"], sides["up"]
-    rank, (outputs, inputs) = down.shape[0], shape
+    rank, (outputs, inputs) = down.shape[0] if down.ndim else 0, shape
     expected = ((rank, inputs), (outputs, rank))
     if rank == 0 or (tuple(down.shape), tuple(up.shape)) != expected:
         raise _refused(
             path, f"{module}: down {list(down.shape)} and up {list(up.shape)} "
             f"do not fit its {inputs} inputs and {outputs} outputs",
         )  # fmt: skip
-    if "alpha" in sides:
+    if "alpha" in sides and sides["alpha"].numel() == 1:
         alpha = float(sides["alpha"])
+    elif "alpha" in sides:
+        raise _refused(path, f"{module}: its alpha is no single number")
+    if alpha is not None and not math.isfinite(alpha):
+        raise _refused(path, f"{module}: its alpha is {alpha}")
     return down, up if alpha is None else up * (alpha / rank)

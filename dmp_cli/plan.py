@@ -1,6 +1,8 @@
 """Plan: how a run is done, as plain values that can be printed, compared and sent to a worker."""
 
+import os
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 SAMPLERS = ("ddim", "oracle", "onepass")
 SPACINGS = ("leading", "trailing")
@@ -44,3 +46,25 @@ class Plan:
     range: tuple[float, float] | None = None  # near and far of depth pictures; None: each its own
     readers: int = 2  # threads
     writers: int = 2
+
+
+class Options(TypedDict, total=False):
+    """What may be given by name in Python: the fields of Settings and Plan, for type checkers."""
+
+    steps: int | None
+    sampler: str | None
+    spacing: str | None
+    prediction: str | None
+    final: str | None
+    timestep: int | None
+    size: int | None
+    prompt: str | None
+    guidance: float | None
+    model: str | None
+    weights: str | os.PathLike[str] | None
+    device: str
+    dtype: str
+    batch: int
+    max_pixels: int
+    axes: str
+    classes: str

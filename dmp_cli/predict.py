@@ -1,10 +1,11 @@
 """Predictor: images -> maps. The one path that the command, the engines and the API all take."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmp_cli import catalogue, images, tasks, weights
-from dmp_cli.backbone import Backbone, quiet
+from dmp_cli.backbone import Backbone, quiet, read_schedule
 from dmp_cli.device import Placement, choose, memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import ImageError, ResourceError, UsageError
-from dmp_cli.plan import Plan, Settings
+from dmp_cli.plan import Options, Plan, Settings
 from dmp_cli.weights import Recipe
 
 Array = NDArray[Any]
@@ -49,7 +50,7 @@ class Predictor:
     >>> maps = Predictor("depth,normals")(picture)  # {"depth": ..., "normals": ...}
     """
 
-    def __init__(self, tasks: str | Sequence[str], **options: Any) -> None:
+    def __init__(self, tasks: str | Sequence[str], **options: Unpack[Options]) -> None:
         """`tasks`: names with commas, or a list of them. `options`: fields of Plan and Settings.
 
         Most used: model, weights (a file), device, dtype, steps, size, prompt, axes. Raises
@@ -73,11 +74,15 @@ class Predictor:
         self._classes = tasks.parse_classes(plan.classes)
         tasks.parse_axes(plan.axes)
         self.recipes = recipes(plan)
-        self.placement = choose(plan.device, plan.dtype)
-        self._backbone, self.digests = _load(self.recipes, self.placement)
-        for recipe in self.recipes.values():
-            self._backbone.schedule.timesteps(_sampling(recipe))  # refuse what it has no steps for
-        self.batch = plan.batch or self._batch_for_memory()
+        try:
+            self.placement = choose(plan.device, plan.dtype)
+            self._backbone, self.digests = _load(self.recipes, self.placement)
+            self.batch = plan.batch or self._batch_for_memory()
+        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+            raise ResourceError(
+                f"the model cannot be loaded on {plan.device}: {_first_line(error)}",
+                "free the accelerator's memory, or use --device cpu",
+            ) from error
 
     def _batch_for_memory(self) -> int:
         available = memory(self.placement.device)
@@ -123,15 +128,18 @@ class Predictor:
         """
         try:
             return self._draw(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                error = ImageError(
-                    f"out of memory on {self.placement.device}", "use a smaller --size"
-                )
-                return [dict.fromkeys(self.plan.tasks, error)]
         except torch.AcceleratorError as error:
-            raise ResourceError(f"the accelerator failed: {error}", "run it again") from error
-        self.batch = half = (len(batch) + 1) // 2
+            raise ResourceError(
+                f"the accelerator failed: {_first_line(error)}", "run it again"
+            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if len(batch) == 1:
+            failed = ImageError(f"out of memory on {self.placement.device}", "use a smaller --size")
+            return [dict.fromkeys(self.plan.tasks, failed)]
+        half = (len(batch) + 1) // 2
+        self.batch = min(self.batch, half)
         return self.draw(batch[:half]) + self.draw(batch[half:])
 
     @torch.inference_mode()
@@ -179,20 +187,32 @@ class Predictor:
         return tasks.unit_vectors(full) if row.unit_length else full
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it; the CPU and MPS say it in the words of a RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
 def _sampling(recipe: Recipe) -> Sampling:
     return Sampling(**{key: getattr(recipe, key) for key in Sampling.__dataclass_fields__})
 
 
-def plan_of(names: str | Sequence[str], **options: Any) -> Plan:
+def plan_of(names: str | Sequence[str], **options: Unpack[Options]) -> Plan:
     """A plan from task names and the fields of Plan and Settings; UsageError for an unknown one."""
-    settings = {key: options.pop(key) for key in Settings.__dataclass_fields__ if key in options}
-    unknown = set(options) - set(Plan.__dataclass_fields__)
+    given: dict[str, Any] = dict(options)
+    unknown = sorted(set(given) - set(Options.__annotations__))
     if unknown:
-        raise UsageError(f"unknown option {sorted(unknown)[0]!r}")
-    if options.get("weights") is not None:
-        options["weights"] = str(options["weights"])
+        raise UsageError(f"unknown option {unknown[0]!r}")
+    settings = {key: given.pop(key) for key in Settings.__dataclass_fields__ if key in given}
+    if given.get("weights") is not None:
+        given["weights"] = os.fspath(given["weights"])
     rows = tasks.find_several(names)
-    return Plan(tuple(row.name for row in rows), settings=Settings(**settings), **options)
+    return Plan(tuple(row.name for row in rows), settings=Settings(**settings), **given)
 
 
 def recipes(plan: Plan) -> dict[str, Recipe]:
@@ -217,6 +237,9 @@ def _load(chosen: Mapping[str, Recipe], placement: Placement) -> tuple[Backbone,
     else:
         files = {task: weights.lora_file(recipe.lora) for task, recipe in chosen.items()}
         folder, variant = weights.backbone_folder(first.backbone, placement.dtype_name == "fp16")
+    schedule = read_schedule(folder)
+    for recipe in chosen.values():
+        schedule.timesteps(_sampling(recipe))  # refuses steps that are not there
     prompts = [recipe.prompt for recipe in chosen.values()]
     backbone = Backbone.load(folder, placement, prompts, variant)
     digests = {}

@@ -75,9 +75,10 @@ class Task:
 
 def unit_vectors(vectors: Array) -> Array:
     """[..., 3] scaled to length 1; a zero vector becomes (0, 0, 1), towards the viewer."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    safe = np.where(length > 1e-6, vectors / np.maximum(length, 1e-6), (0.0, 0.0, 1.0))
-    return safe.astype(np.float32)
+    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))[..., None]
+    units: Array = (vectors / np.maximum(length, 1e-6)).astype(np.float32)
+    units[length[..., 0] <= 1e-6] = (0, 0, 1)
+    return units
 
 
 def linear_from_srgb(colour: Array) -> Array:
@@ -270,8 +271,12 @@ def nearest_class(rgb: Array, classes: Iterable[int] | None = None) -> Array:
         rgb.reshape(-1, 3) @ np.array([65536, 256, 1], np.int64), return_inverse=True
     )
     colours = np.stack([unique >> 16, unique >> 8 & 255, unique & 255], axis=-1).astype(np.uint8)
-    distance = (centres**2).sum(axis=1) - 2 * lab8(colours).astype(np.float32) @ centres.T
-    return np.asarray(distance.argmin(axis=1)[where].reshape(rgb.shape[:-1]), np.uint8)
+    ids = np.empty(len(colours), np.uint8)
+    for start in range(0, len(colours), 65536):  # at 600 bytes a colour
+        part = slice(start, start + 65536)
+        distance = (centres**2).sum(axis=1) - 2 * lab8(colours[part]).astype(np.float32) @ centres.T
+        ids[part] = distance.argmin(axis=1)
+    return ids[where].reshape(rgb.shape[:-1])
 
 
 def _decode_segmentation(rgb: Array, coding: Coding) -> Array:

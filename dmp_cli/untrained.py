@@ -1,7 +1,7 @@
 """A tiny Stable Diffusion with random weights, made on the spot: to see dmp at work without any."""
 
 import json
-import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dmp_cli import lora
+from dmp_cli.errors import ResourceError
 
 _SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -25,15 +26,28 @@ _SCHEDULER = {
 
 
 def make(folder: Path) -> Path:
-    """Make the backbone in `folder`, unless it is there, and return it; whole or not at all."""
+    """Make the backbone in `folder`, unless it is there, and return it; whole or not at all.
+
+    ResourceError if the folder cannot be written.
+    """
     if not folder.exists():
-        temporary = folder.with_name(f".{folder.name}-{os.getpid()}.part")
+        temporary = _temporary(folder)
         try:
             _fill(temporary)
             temporary.replace(folder)
+        except OSError as error:
+            if not folder.exists():  # else another process made it meanwhile
+                raise ResourceError(
+                    f"{folder} cannot be written: {error.strerror}",
+                    "set $DMP_HOME to a folder that can be",
+                ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}-{secrets.token_hex(8)}.part")
 
 
 def make_lora(path: Path, backbone: Path) -> Path:
@@ -50,7 +64,7 @@ def make_lora(path: Path, backbone: Path) -> Path:
                 up = torch.randn(module.out_features, 4, generator=generator)
                 state[f"unet.{name}.lora_A.weight"] = down / module.in_features**0.5
                 state[f"unet.{name}.lora_B.weight"] = up / 4
-        temporary = path.with_name(f".{path.name}-{os.getpid()}.part")
+        temporary = _temporary(path)
         save_file(state, temporary)
         temporary.replace(path)
     return path

@@ -217,40 +217,48 @@ def backbone_folder(source: Source, half: bool) -> tuple[Path, str | None]:
 
     With `half` the files of `source.variant` are taken if there are any, else the plain ones;
     without it the other way round, since a half-precision file has lost what float32 keeps.
+    What is in the Hub's cache already is taken before a server is asked.
     """
-    order = [source.variant, None] if half else [None, source.variant]
-    for variant in dict.fromkeys(order):
-        if source.repo:
-            folder = _snapshot(source, [*_CONFIGS, *_weight_names(variant)])
-        else:
-            folder = source.path or Path()
-        if all((folder / name).is_file() for name in _weight_names(variant)):
-            return folder, variant
-    missing = next(name for name in _weight_names(None) if not (folder / name).is_file())
+    variants = list(dict.fromkeys([source.variant, None] if half else [None, source.variant]))
+    for online in (False, True) if source.repo else (False,):
+        for variant in variants:
+            folder = _snapshot(source, variant, online) if source.repo else source.path
+            if folder and not _missing(folder, variant):
+                return folder, variant
+    first = _missing(folder, None)[0] if folder else "everything"
     raise ModelError(
-        f"{source}: not a whole backbone: {missing} is missing",
+        f"{source}: not a whole backbone: {first} is missing",
         "a backbone is a Stable Diffusion 1.x folder in diffusers' layout, with safetensors files",
     )
 
 
-def _weight_names(variant: str | None) -> list[str]:
+def _patterns(variant: str | None) -> list[str]:
     middle = f".{variant}" if variant else ""
-    return [f"{part}/{name}{middle}.safetensors" for part, name in _PARTS.items()]
+    names = [f"{part}/{name}{middle}.safetensors" for part, name in _PARTS.items()]
+    return [*names, *_CONFIGS]
 
 
-def _snapshot(source: Source, patterns: list[str]) -> Path:
+def _missing(folder: Path, variant: str | None) -> list[str]:
+    return [name for name in _patterns(variant) if not any(folder.glob(name))]
+
+
+def _snapshot(source: Source, variant: str | None, online: bool) -> Path | None:
+    """The folder of the Hub's cache, filled if `online`; None if it holds nothing of this."""
+
     def fetch(hub: Any, how: dict[str, Any]) -> str:
-        try:  # what is here already needs no server
-            cached = str(
-                hub.snapshot_download(allow_patterns=patterns, local_files_only=True, **how)
+        try:
+            return str(
+                hub.snapshot_download(
+                    allow_patterns=_patterns(variant), local_files_only=not online, **how
+                )
             )
-            if all(any(Path(cached).glob(pattern)) for pattern in patterns):
-                return cached
         except hub.errors.LocalEntryNotFoundError:
-            pass
-        return str(hub.snapshot_download(allow_patterns=patterns, **how))
+            if online:
+                raise
+            return ""
 
-    return Path(_from_hub(source, fetch))
+    found = _from_hub(source, fetch)
+    return Path(found) if found else None
 
 
 def _from_hub(source: Source, fetch: Callable[[Any, dict[str, Any]], str]) -> str:

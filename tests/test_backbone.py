@@ -192,6 +192,17 @@ def other_shape(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"cross_attention_dim": 48}))
 
 
+def test_a_model_for_inpainting_is_refused(folder: Path) -> None:
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    state["conv_in.weight"] = torch.zeros(16, 9, 3, 3)
+    save_file(state, path, {"format": "pt"})
+    config = folder / "unet/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    with pytest.raises(ModelError, match="takes 9 channels and gives 4, its VAE has 4"):
+        Backbone.load(folder, choose("cpu", "fp32"))
+
+
 @pytest.mark.parametrize(
     "damage",
     [remove_weight, cut, only_pickle, no_scheduler, broken_config, no_tokenizer, no_text_weight,

@@ -148,31 +148,73 @@ def test_nobody_reading_does_not_stop_the_run(
     assert len(list((tmp_path / "o").rglob("*.png"))) == 3
 
 
-def test_standard_output_is_only_paths_with_a_terminal_on_standard_error(
-    photos: Path, tmp_path: Path, model: tuple[str, ...]
-) -> None:
+def screen_of(command: list[str], tmp_path: Path, both: bool) -> tuple[str, list[str]]:
+    """What a terminal shows on standard error (or both streams), and what standard output got."""
     leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    command = [*DMP, "predict", "depth", str(photos), "-o", str(tmp_path / "o"), *model]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower)
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
+    with (tmp_path / "stdout").open("wb") as plain:
+        process = subprocess.Popen(command, stdout=follower if both else plain, stderr=follower)
     os.close(follower)
     screen = b""
     while select.select([leader], [], [], 60)[0]:
         try:
-            chunk = os.read(leader, 4096)
+            screen += os.read(leader, 4096)
         except OSError:  # the other end is closed
             break
-        screen += chunk
-        if not chunk:
-            break
-    assert process.stdout is not None
-    printed = process.stdout.read().decode().splitlines()
-    process.stdout.close()
     assert process.wait(60) == 0
     os.close(leader)
+    return screen.decode(), (tmp_path / "stdout").read_text().splitlines()
+
+
+def test_standard_output_is_only_paths_with_a_terminal_on_standard_error(
+    photos: Path, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    command = [*DMP, "predict", "depth", str(photos), "-o", str(tmp_path / "o"), *model]
+    screen, printed = screen_of(command, tmp_path, both=False)
     assert sorted(printed) == sorted(map(str, (tmp_path / "o").rglob("*.png")))
-    assert b"3/3" in screen
-    assert b"image/s" in screen or b"s/image" in screen
+    assert "3/3" in screen
+    assert "image/s" in screen or "s/image" in screen
+
+
+def test_paths_and_bar_share_a_terminal(
+    photos: Path, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    command = [*DMP, "predict", "depth", str(photos), "-o", str(tmp_path / "o"), *model]
+    screen, _ = screen_of(command, tmp_path, both=True)
+    for path in (tmp_path / "o").rglob("*.png"):  # each begins where a line begins
+        assert screen[screen.index(str(path)) - 1] in "\r\n"
+
+
+@pytest.mark.parametrize("closing", ["2>&-", ">&-", "2>&- >&-"])
+def test_closed_streams_do_not_stop_the_run(
+    photos: Path, tmp_path: Path, model: tuple[str, ...], closing: str
+) -> None:
+    command = f"{' '.join(DMP)} predict depth {photos} -o {tmp_path}/o {' '.join(model)} {closing}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert len(list((tmp_path / "o").rglob("*.png"))) == 3
+
+
+def test_standard_output_on_a_full_disk_is_exit_6(
+    photos: Path, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    command = f"{' '.join(DMP)} predict depth {photos} -o {tmp_path}/o {' '.join(model)} >/dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert "standard output cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"a\nb.png", b"-x.png"])
+def test_odd_names_are_predicted(tmp_path: Path, model: tuple[str, ...], name: bytes) -> None:
+    folder = tmp_path / "odd"
+    write_image(folder / "plain.png").rename(folder / os.fsdecode(name))
+    command = [*DMP, "predict", "depth", str(folder), "-o", str(tmp_path / "out"), *model]
+    done = subprocess.run([*command, "--print0"], capture_output=True, check=False)
+    expected = os.fsencode(tmp_path / "out") + b"/" + name.replace(b".png", b".depth.png")
+    assert (done.returncode, done.stdout) == (0, expected + b"\0")
+    assert Path(os.fsdecode(expected)).exists()
 
 
 def test_a_dry_run_loads_and_writes_nothing(dmp: Dmp, photos: Path, tmp_path: Path) -> None:

@@ -83,6 +83,16 @@ def test_the_official_steps() -> None:
     assert schedule.timesteps(Sampling(steps=1, spacing="trailing")) == [999]
 
 
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_there_are_as_many_steps_as_asked_for(spacing: str) -> None:
+    schedule = Schedule.from_config(CONFIG)
+    for steps in range(1, 1000):
+        found = schedule.timesteps(Sampling("ddim", steps, spacing))
+        assert len(set(found)) == steps
+        assert found == sorted(found, reverse=True)
+        assert 0 <= min(found) <= max(found) <= 999
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_estimate_finds_map_and_image_from_a_perfect_output(prediction: str) -> None:
     y, x, alpha = noise(1), noise(2), Schedule.from_config(CONFIG).alphas[401]

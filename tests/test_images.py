@@ -920,16 +920,19 @@ def test_full_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_limit_of_file_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["png", "npy"])
+def test_limit_of_file_size(tmp_path: Path, kind: str) -> None:
     """A real failure in the middle of a file."""
     code = (
         "import resource, sys, pathlib, numpy as np; from dmp_cli import images\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "pixels = np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)\n"
-        "try: images.write_png(pathlib.Path(sys.argv[1]), pixels, {})\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "try: images.write_npy(path, pixels) if path.suffix == '.npy' else "
+        "images.write_png(path, pixels, {})\n"
         "except images.ResourceError as error: print(error)"
     )
-    path = tmp_path / "x.png"
+    path = tmp_path / f"x.{kind}"
     environment = {key: value for key, value in os.environ.items() if "COV" not in key}
     ran = subprocess.run(
         [sys.executable, "-c", code, path],
@@ -958,3 +961,39 @@ def test_check_writable_of_a_folder_that_is_read_only(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ResourceError, match="Permission denied"):
         images.check_writable(tmp_path)
+
+
+def test_text_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    images.write_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8), {"Source": name})
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["Source"] == "caf\\udce9.jpg"
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_npy_is_what_numpy_reads(tmp_path: Path, order: Any, dtype: type) -> None:
+    values = np.asarray(np.arange(24).reshape(2, 3, 4), dtype, order=order)
+    images.write_npy(tmp_path / "a.npy", values)
+    found = np.load(tmp_path / "a.npy")
+    assert found.dtype == dtype
+    assert np.array_equal(found, values)
+
+
+def test_a_file_where_a_folder_should_be_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "sub").touch()
+    with pytest.raises(ImageError, match="cannot be written"):
+        images.write_npy(tmp_path / "sub" / "a.npy", np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((4, 4, 3), 200), "an array of int64: give uint8, uint16, or floats"),
+        (np.full((4, 4, 3), 200.0), r"floats up to 200: give them in \[0, 1\]"),
+        (np.zeros((4, 4, 3), complex), "an array of complex128"),
+    ],
+)
+def test_arrays_of_another_type_or_range_are_refused(values: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        images.from_array(values)

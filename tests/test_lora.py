@@ -128,6 +128,10 @@ def rank_zero(state: State) -> None:
     state[FIRST], state[UP] = torch.zeros(0, 16), torch.zeros(16, 0)
 
 
+def no_matrix(state: State) -> None:
+    state[FIRST] = torch.tensor(1.0)
+
+
 def with_nan(state: State) -> None:
     state[UP] = torch.full_like(state[UP], float("nan"))
 
@@ -150,6 +154,7 @@ def twice(state: State) -> None:
         (other_base, rf"{MODULE}: down \[4, 999\] and up .* do not fit"),
         (ranks_differ, r"down \[3, 16\] and up \[16, 4\] do not fit"),
         (rank_zero, r"down \[0, 16\]"),
+        (no_matrix, r"down \[\] and up"),
         (with_nan, "up matrix holds values that are not finite"),
         (infinite, "down matrix holds values that are not finite"),
         (twice, "is there twice"),
@@ -164,6 +169,14 @@ def test_the_first_difference_is_named(
     with pytest.raises(ModelError, match=message) as error:
         lora.read(path, SHAPES)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("alpha", [[float("nan")], [float("inf")], [1.0, 2.0]])
+def test_an_alpha_that_is_no_number_is_refused(alpha: list[float], tmp_path: Path) -> None:
+    named = {LAYOUTS["diffusers"](key): value for key, value in STATE.items()}
+    path = saved(tmp_path / "a.safetensors", named | {f"unet.{MODULE}.alpha": torch.tensor(alpha)})
+    with pytest.raises(ModelError, match="its alpha is"):
+        lora.read(path, SHAPES)
 
 
 @pytest.mark.parametrize(

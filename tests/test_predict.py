@@ -9,8 +9,9 @@ from PIL import Image
 
 import dmp_cli
 from dmp_cli import images, tasks
+from dmp_cli.backbone import Backbone
 from dmp_cli.errors import DmpError, ImageError, ModelError, ResourceError, UsageError
-from dmp_cli.plan import Plan
+from dmp_cli.plan import Options, Plan, Settings
 from dmp_cli.predict import Predictor, plan_of
 from tests.conftest import TASKS, write_image, write_weights
 
@@ -127,6 +128,12 @@ def test_the_axes_of_normals_can_be_chosen(photo: Path, weights_file: Path) -> N
     np.testing.assert_allclose(cv, gl * (1, -1, -1), atol=1e-6)
 
 
+def test_the_options_of_python_are_the_fields_of_plan_and_settings() -> None:
+    fields = {*Settings.__dataclass_fields__, *Plan.__dataclass_fields__}
+    of_files = {"tasks", "settings", "formats", "colormap", "invert", "range", "readers", "writers"}
+    assert set(Options.__annotations__) == fields - of_files
+
+
 def test_a_result_that_is_not_finite_fails_one_image_only(
     depth: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,15 +172,46 @@ def test_out_of_memory_halves_the_batch_for_good(
     assert all(isinstance(pictures["depth"], np.ndarray) for pictures in drawn)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("too much"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "numpy"],
+)
 def test_out_of_memory_for_one_image_fails_that_image(
-    depth: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch
+    depth: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def never(x: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("too much")
+        raise error
 
     monkeypatch.setattr(depth._backbone, "encode", never)
     with pytest.raises(ImageError, match="out of memory on cpu"):
         depth(photo)
+
+
+def test_another_error_of_torch_is_a_bug(
+    depth: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(depth._backbone, "encode", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        depth(photo)
+
+
+def test_a_card_that_is_full_while_loading_ends_the_run(
+    weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore lines")
+
+    monkeypatch.setattr(Backbone, "_placed", full)
+    with pytest.raises(ResourceError, match="cannot be loaded on cpu: CUDA out of memory"):
+        Predictor("depth", model="tiny", weights=weights_file, device="cpu")
 
 
 def test_a_lost_accelerator_ends_the_run(
@@ -201,6 +239,7 @@ def test_as_it_is_has_a_limit(weights_file: Path) -> None:
         ({"model": "nope"}, UsageError, "unknown model"),
         ({"model": None}, ModelError, "no weights for depth"),
         ({"stepz": 1}, UsageError, "unknown option 'stepz'"),
+        ({"steps": 1000}, UsageError, "start past the schedule's last"),
         ({"steps": 0}, UsageError, "steps 0 must be a whole number"),
         ({"sampler": "euler"}, UsageError, "must be one of ddim, oracle, onepass"),
         ({"axes": "y-up"}, UsageError, "unknown axes"),

@@ -216,3 +216,16 @@ def test_size_that_shrinks_while_a_group_is_filled() -> None:
 
 def test_batches_of_nothing() -> None:
     assert grouped([], 4, 8) == []
+
+
+def test_eager_gives_what_is_done_before_it_takes_more() -> None:
+    """The bar of a slow run must move when a map is written, not four images later."""
+    gauge = Gauge()
+
+    def slowly() -> Iterator[int]:
+        for item in gauge.items(4):
+            time.sleep(0.1)  # longer than the work on an item
+            yield item
+
+    taken = [gauge.taken for _ in ordered_map(gauge.work, slowly(), 2, 4, eager=True)]
+    assert taken == [2, 3, 4, 4]

@@ -254,6 +254,10 @@ def backbone(folder: Path, *variants: str | None) -> Path:
             path = folder / f"{part}{'.' + variant if variant else ''}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+            (path.parent / "config.json").touch()
+    for name in ("scheduler/scheduler_config.json", "tokenizer/vocab.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     return folder
 
 

@@ -7,8 +7,6 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dmp_cli import __version__
 from dmp_cli.commands import options as opt
@@ -42,10 +40,9 @@ def doctor(
     if json:
         typer.echo(json_.dumps(facts))
         return
-    table = Table.grid(padding=(0, 2))
+    width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        table.add_row(name, value)
-    Console(soft_wrap=True).print(table)
+        typer.echo(f"{name:<{width}}{value}")
 
 
 def _memory(available: tuple[int, int] | None) -> str:

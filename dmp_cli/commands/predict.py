@@ -84,14 +84,16 @@ def predict(
 
 
 def run(plan: Plan, todo: list[jobs.Job], output: Path, talk: Talk) -> None:
-    """Check what can be checked without torch, then run the plan and follow it."""
+    """Check what can be checked without a model, then run the plan and follow it."""
     from dmp_cli import images
     from dmp_cli.catalogue import load
+    from dmp_cli.device import choose
     from dmp_cli.weights import resolve
 
     recipes = resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
     tasks.parse_axes(plan.axes)
     tasks.parse_classes(plan.classes)
+    choose(plan.device, plan.dtype)
     images.check_writable(output)
     talk.detail(f"{len(todo)} images; model {recipes[0].model}, backbone {recipes[0].backbone}")
     for recipe in recipes:

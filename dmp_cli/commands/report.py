@@ -5,12 +5,15 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import typer
 from tqdm import tqdm
 
+from dmp_cli.errors import ResourceError
 from dmp_cli.jobs import Result
 
 
@@ -27,7 +30,7 @@ class Talk:
     def note(self, text: str) -> None:
         """A line for the user, unless they asked for quiet."""
         if not self.quiet:
-            tqdm.write(f"dmp: {text}", file=sys.stderr)
+            self.fail(text)
 
     def detail(self, text: str) -> None:
         """A line for the user who asked for more."""
@@ -36,15 +39,31 @@ class Talk:
 
     def fail(self, text: str) -> None:
         """A line that is always shown."""
-        tqdm.write(f"dmp: {text}", file=sys.stderr)
+        try:
+            tqdm.write(f"dmp: {text}", file=sys.stderr)
+        except BrokenPipeError:
+            _send_nowhere(sys.stderr)
 
     def output(self, text: str) -> None:
-        """A result. Once nobody reads standard output, the run goes on without it."""
+        """A result. Once nobody reads standard output, the run goes on without it.
+
+        ResourceError if it cannot be written for another reason.
+        """
+        bar_aside = tqdm.external_write_mode(file=sys.stdout)
         try:
-            sys.stdout.write(text + self.end)
-            sys.stdout.flush()
+            with bar_aside if sys.stdout.isatty() else nullcontext():
+                sys.stdout.write(text + self.end)
+                sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _send_nowhere(sys.stdout)
+        except OSError as error:
+            _send_nowhere(sys.stdout)
+            why = f"standard output cannot be written: {error.strerror}"
+            raise ResourceError(why, "make room or send it elsewhere, then run it again") from error
+
+
+def _send_nowhere(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def shown(path: Path) -> str:

@@ -11,19 +11,25 @@ from dmp_cli.predict import Predictor
 
 
 def run(plan: Plan, jobs: Iterable[Job], note: Callable[[str], None]) -> Iterator[Result]:
-    """Predict every job; results come as they are done, failed inputs among them.
+    """Load, then predict every job; results come as they are done, failed inputs among them.
 
     `note` is told where it runs. Raises ModelError or ResourceError when the run as a whole
     cannot go on.
     """
-    made = Predictor.from_plan(plan)
-    where = made.placement
-    note(f"on {where.device} in {where.dtype_name} ({where.reason}), batches of {made.batch}")
-    ahead = 2 * (made.batch + plan.readers)
-    items = ordered_map(partial(steps.read, made), jobs, plan.readers, ahead)
-    groups = batches(items, _shape, lambda: made.batch, 4 * made.batch)
-    drawn = (item for group in groups for item in steps.draw(made, group))
-    yield from ordered_map(partial(steps.write, made), drawn, plan.writers, 2 * plan.writers)
+    predictor = Predictor.from_plan(plan)
+    where = predictor.placement
+    note(f"on {where.device} in {where.dtype_name} ({where.reason}), batches of {predictor.batch}")
+    return _stream(predictor, jobs)
+
+
+def _stream(predictor: Predictor, jobs: Iterable[Job]) -> Iterator[Result]:
+    plan, batch = predictor.plan, predictor.batch
+    ahead = 2 * (batch + plan.readers)
+    items = ordered_map(partial(steps.read, predictor), jobs, plan.readers, ahead)
+    groups = batches(items, _shape, lambda: predictor.batch, 4 * batch)
+    drawn = (item for group in groups for item in steps.draw(predictor, group))
+    write = partial(steps.write, predictor)
+    return ordered_map(write, drawn, plan.writers, 2 * plan.writers, eager=True)
 
 
 def _shape(item: steps.Item) -> object:

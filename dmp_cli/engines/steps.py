@@ -42,8 +42,13 @@ def draw(predictor: Predictor, batch: Sequence[Item]) -> list[Item]:
     drawn = predictor.draw(ready)
     each = (time.monotonic() - start) / len(ready)
     return [
-        replace(item, drawn=pictures, seconds=item.seconds + each)
-        for item, pictures in zip(batch, drawn, strict=True)
+        replace(
+            item,
+            prepared=replace(prepared, pictures={}),
+            drawn=pictures,
+            seconds=item.seconds + each,
+        )
+        for item, prepared, pictures in zip(batch, ready, drawn, strict=True)
     ]
 
 
@@ -62,6 +67,8 @@ def write(predictor: Predictor, item: Item) -> Result:
                 written.append(path)
         except ImageError as error:
             errors.append(_line(error))
+        except MemoryError:
+            errors.append(f"{task}: not enough memory for a map of this size")
     seconds = item.seconds + time.monotonic() - start
     return Result(item.job, tuple(written), tuple(errors), item.prepared.notes, seconds)
 
@@ -87,6 +94,7 @@ def provenance(predictor: Predictor, task: str) -> dict[str, str]:
         "Software": f"dmp {dmp_cli.__version__}",
         "Task": task,
         "Model": recipe.model,
+        "Backbone": str(recipe.backbone),
         "Weights-SHA256": predictor.digests[task],
         "Settings": f"{recipe.settings} dtype={predictor.placement.dtype_name!r}",
     }

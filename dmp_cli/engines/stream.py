@@ -10,10 +10,12 @@ R = TypeVar("R")
 
 
 def ordered_map(
-    function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int
+    function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int, eager: bool = False
 ) -> Iterator[R]:
     """`function` of each item, in order, computed by threads while at most `ahead` wait.
 
+    With `eager`, a result is given as soon as it is there, before more items are taken: right for
+    the end of a chain, where waiting results are of no use; wrong for reading ahead.
     What `function` raises is raised where its result would stand; nothing is left running then.
     """
     pool = ThreadPoolExecutor(workers)
@@ -21,7 +23,7 @@ def ordered_map(
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead:
+            while waiting and (len(waiting) >= ahead or (eager and waiting[0].done())):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
