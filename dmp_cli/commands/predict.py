@@ -161,8 +161,8 @@ def _range(text: str) -> tuple[float, float] | None:
         return None
     try:
         near, far = (float(word) for word in text.split(","))
-        if 0 <= near < far < float("inf"):
-            return near, far
     except ValueError:
-        pass
-    raise UsageError(f"--range {text}: must be two metres, LO,HI with LO below HI, or auto")
+        near = far = 0.0
+    if not 0 <= near < far < float("inf"):
+        raise UsageError(f"--range {text}: must be two metres, LO,HI with LO below HI, or auto")
+    return near, far
