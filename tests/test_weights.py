@@ -20,6 +20,7 @@ from dmp_cli.plan import Settings
 from dmp_cli.tasks import TASKS
 from dmp_cli.weights import Source
 from tests import hub as hubs
+from tests.conftest import write_image, write_weights
 
 PARITY = Path(__file__).parent / "parity"
 LORA = PARITY / "lora" / "full" / "pytorch_lora_weights.safetensors"
@@ -343,17 +344,19 @@ class Client:
     home: Path
     address: str
 
-    def run(self, what: str, half: bool = False, offline: bool = False, **source: Any) -> Any:
-        environment = os.environ | {
+    def environment(self, offline: bool = False) -> dict[str, str]:
+        return os.environ | {
             "HF_HOME": str(self.home),
             "HF_ENDPOINT": self.address,
             "HF_HUB_OFFLINE": str(int(offline)),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
         }
+
+    def run(self, what: str, half: bool = False, offline: bool = False, **source: Any) -> Any:
         ran = subprocess.run(
             [sys.executable, "-c", FETCH, json.dumps([what, half, source])],
-            env=environment, capture_output=True, text=True, check=True, timeout=60,
+            env=self.environment(offline), capture_output=True, text=True, check=True, timeout=60,
         )  # fmt: skip
         return json.loads(ran.stdout.splitlines()[-1])
 
@@ -540,3 +543,29 @@ def test_no_server_at_all(client: Client, lora: dict[str, Any], what: str) -> No
     assert failed["code"] == 5
     assert lora["revision"] in failed["error"]
     assert "check the connection" in failed["hint"]
+
+
+def test_predict_from_the_hub_and_then_without_it(
+    hub: hubs.Hub, client: Client, lora: dict[str, Any], tmp_path: Path
+) -> None:
+    """The whole command: maps from the Hub's files are those from local ones, server or not."""
+    backbone = f'{{ repo = "org/tiny", revision = "{hub.commits["org/tiny"]}" }}'
+    source = ", ".join(f"{key} = {json.dumps(value)}" for key, value in lora.items())
+    text = f"[models.hub]\nsize = 64\nbackbone = {backbone}\n[models.hub.tasks.depth]\n"
+    (tmp_path / "hub.toml").write_text(f"{text}lora = {{ {source} }}\n")
+    write_weights(tmp_path / "local.toml", "size = 64")
+    image = write_image(tmp_path / "a.png")
+
+    def predict(who: Client, model: str, file: str) -> bytes:
+        out = tmp_path / "out"
+        command = ["-m", "dmp_cli", "predict", "depth", image, "-o", out, "--format", "npy"]
+        options = ["--model", model, "--weights", tmp_path / file]
+        subprocess.run(
+            [sys.executable, *command, *options],
+            env=who.environment(), capture_output=True, check=True, timeout=120,
+        )  # fmt: skip
+        return (out / "a.depth.npy").read_bytes()
+
+    expected = predict(client, "tiny", "local.toml")
+    assert predict(client, "hub", "hub.toml") == expected
+    assert predict(without_server(client), "hub", "hub.toml") == expected
