@@ -48,6 +48,8 @@ def main() -> None:
     sys.stderr = sys.stderr or Path(os.devnull).open("w")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may not be UTF-8
         sys.stdout.reconfigure(errors="surrogateescape")
+    # Idle threads of torch would spin: two runs on one machine then take ten times as long
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them, dmp says itself
     try:
         app()

@@ -70,8 +70,8 @@ def read(path: Path, max_pixels: int) -> Pixels:
     except UnidentifiedImageError as error:
         if data[:4] in _TIFF_STARTS:
             return _read_tiff(data, max_pixels)
-        kind = "empty" if not data else "not an image that dmp reads"
-        raise ImageError(f"{kind} ({', '.join(FORMATS)})") from error
+        kinds = f"not an image that dmp reads ({', '.join(FORMATS)})"
+        raise ImageError(kinds if data else "empty: the file has no bytes") from error
     except MemoryError as error:
         raise ImageError("not enough memory to read it") from error
     except Exception as error:  # Pillow raises nearly every kind on a bad file
@@ -334,6 +334,8 @@ def _write_error(path: Path, error: Exception) -> ImageError | ResourceError:
 
 def check_writable(folder: Path) -> None:
     """Make an output folder and a file in it; ResourceError if that fails."""
+    if folder.exists() and not folder.is_dir():
+        raise ResourceError(f"output folder {folder} is a file", "choose another -o")
     probe = folder / f".dmp-{secrets.token_hex(8)}.probe"
     try:
         write(probe, lambda file: file.flush())

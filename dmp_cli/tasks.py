@@ -10,6 +10,7 @@ Maps, in the conventions of docs/conventions.md:
     shading       float32 [H, W]     in [0, 1], linear
 """
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -348,7 +349,9 @@ def find(name: str) -> Task:
     for task in TASKS.values():
         if name == task.name or name in task.aliases:
             return task
-    raise UsageError(f"unknown task {name!r}", f"known: {', '.join(TASKS)}")
+    close = difflib.get_close_matches(name, TASKS, 1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(f"unknown task {name!r}", f"{meant}known: {', '.join(TASKS)}")
 
 
 def find_several(names: str | Iterable[str]) -> tuple[Task, ...]:

@@ -127,10 +127,14 @@ def _source(table: Table) -> Source:
     return Source(**(table | ({"path": Path(table["path"])} if "path" in table else {})))
 
 
-def sources(table: Table, model: str) -> list[str]:
-    """The tasks for which a model has a source."""
+def sources(table: Table, model: str) -> dict[str, list[Source]]:
+    """Backbone and LoRA of each task that a model has sources for, there or not."""
     entry = table["models"][model]
-    return [task for task in entry.get("tasks", {}) if not _without(entry, [task])]
+    return {
+        task: [_source(found[key]) for key in SOURCES]
+        for task, found in ((task, entry | own) for task, own in entry.get("tasks", {}).items())
+        if not _without(entry, [task])
+    }
 
 
 def _without(model: Table, tasks: Sequence[str]) -> list[str]:
@@ -270,9 +274,14 @@ def _from_hub(source: Source, fetch: Callable[[Any, dict[str, Any]], str]) -> st
     except Exception as error:  # of the HTTP library too, which the Hub's client changes
         reason = error.__cause__ or error  # what the client says itself names no cause
         first = str(reason).strip().split("\n")[0]
+        hint = (
+            "HF_HUB_OFFLINE is set and there is no copy here: unset it and run the command again"
+            if hub.constants.HF_HUB_OFFLINE
+            else "check the connection, the name and the revision, and for a private or gated "
+            "repository run `hf auth login`; then run the same command again"
+        )
         raise ModelError(
             f"{source.repo}: {source.file or 'backbone'} at revision {source.revision or 'main'} "
             f"is not to be had: {type(reason).__name__}: {first}",
-            "check the connection, the name and the revision, and for a private or gated "
-            "repository run `hf auth login`; then run the same command again",
+            hint,
         ) from error

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import __version__
+from dmp_cli import __version__, images
 from dmp_cli.commands.report import Talk, shown
-from dmp_cli.engines import local
+from dmp_cli.engines import steps
 from tests.conftest import PARITY, TASKS, Ran, apart, write_image, write_weights
 
 Dmp = Callable[..., Ran]
@@ -82,7 +82,7 @@ def test_a_mixed_folder_fails_in_part(
     assert f"failed: {photos / 'broken.jpg'}: damaged" in ran.err
     assert f"failed: {photos / 'text.png'}: not an image" in ran.err
     assert "skipped 1 file without an image suffix: notes.txt" in ran.err
-    assert "2 of 6 images failed" in ran.err
+    assert f"2 of 6 failed: {photos / 'broken.jpg'}, {photos / 'text.png'}" in ran.err
 
 
 def test_json_records(dmp: Dmp, photos: Path, tmp_path: Path, model: tuple[str, ...]) -> None:
@@ -218,7 +218,8 @@ def test_odd_names_are_predicted(tmp_path: Path, model: tuple[str, ...], name: b
 
 
 def test_a_dry_run_loads_and_writes_nothing(dmp: Dmp, photos: Path, tmp_path: Path) -> None:
-    ran = dmp("predict", "depth", photos, "-o", tmp_path / "out", "--dry-run", "--keep-suffix")
+    options = ("--dry-run", "--keep-suffix", "--model", "untrained")
+    ran = dmp("predict", "depth", photos, "-o", tmp_path / "out", *options)
     assert ran.code == 0
     assert ran.out.splitlines()[0] == str(tmp_path / "out/a.png.depth.png")
     assert not (tmp_path / "out").exists()
@@ -243,7 +244,12 @@ def test_a_dry_run_loads_and_writes_nothing(dmp: Dmp, photos: Path, tmp_path: Pa
         (["predict", "depth", "EMPTY", "-o", "OUT"], 4, "no image found"),
         (["predict", "depth", "IN", "-o", "OUT"], 5, "no weights for depth"),
         (["predict", "depth", "IN", "-o", "OUT", "--model", "dmp-paper"], 5, "'dmp-paper' has no"),
-        (["predict", "depth", "IN", "-o", "FILE", "--model", "untrained"], 6, "cannot be written"),
+        (["predict", "depth", "IN", "-o", "FILE", "--model", "untrained"], 6, "is a file"),
+        (["predict", "depth", "IN", "-o", "OUT", "--model", "nope", "--dry-run"], 2, "'nope'"),
+        (["predict", "depth", "IN", "-o", "OUT", "--normals", "up", "--dry-run"], 2, "'up'"),
+        (["predict", "depth", "normals", "IN", "-o", "OUT"], 2, "depth,normals"),
+        (["predict", "IN", "depth", "-o", "OUT"], 2, "the task comes first"),
+        (["predict", "dpeth", "IN", "-o", "OUT"], 2, "did you mean depth?"),
         (["predict", "depth", "IN", "-o", "OUT", "--model", "untrained", "--device", "cuda:77"], 6,
          "--device cuda:77"),
         (["doctor", "--device", "cuda:77"], 6, "--device cuda:77"),
@@ -319,8 +325,10 @@ def test_an_interrupt_is_130(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "run", interrupted)
-    assert dmp("predict", "depth", photos, "-o", tmp_path / "out", *model).code == 130
+    monkeypatch.setattr(steps, "draw", interrupted)
+    ran = dmp("predict", "depth", photos, "-o", tmp_path / "out", *model)
+    assert ran.code == 130
+    assert "interrupted after 0 of 3 images" in ran.err
 
 
 def test_the_untrained_model_works_and_says_what_it_is(
@@ -369,20 +377,39 @@ def test_doctor_says_what_is_here(dmp: Dmp, weights: Path) -> None:
     assert facts["device"] == "cpu (as asked)"
     assert facts["model tiny"] == ", ".join(TASKS)
     assert facts["model dmp"] == "no source for its weights"
+    weights.write_text(
+        "[models.away]\nbackbone = {path = 'none'}\ntasks.depth.lora = {path = 'none'}\n"
+        "[models.hub]\nbackbone = {repo = 'a/b'}\n"
+        "tasks.depth.lora = {repo = 'a/b', file = 'c.safetensors'}\n"
+    )
+    facts = json.loads(dmp("doctor", "--json", "--weights", weights, "--device", "cpu").out)
+    assert facts["model away"] == f"depth (missing: {weights.parent / 'none'})"
+    assert facts["model hub"] == "depth (from the Hub)"
     assert str(weights) in facts["weights files"]
     assert "GiB free of" in facts["memory"]
     assert "torch" in dmp("doctor", "--device", "cpu").out
 
 
-def test_completion_knows_the_choices() -> None:
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("--sampler ", ["ddim", "oracle", "onepass"]),
+        ("--model ", ["dmp", "dmp-paper", "untrained"]),
+        ("--colormap ", list(images.COLORMAPS)),
+        ("de", ["depth"]),
+        ("depth,no", ["depth,normals"]),
+    ],
+)
+def test_completion_knows_the_choices(words: str, offered: list[str]) -> None:
+    line = f"dmp predict {words}"
     asked = os.environ | {
-        "_DMP_COMPLETE": "complete_bash", "COMP_WORDS": "dmp predict --sampler ", "COMP_CWORD": "3",
+        "_DMP_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")),
     }  # fmt: skip
     code = "import sys; sys.argv = ['dmp']; from dmp_cli.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == ["ddim", "oracle", "onepass"]
+    assert done.stdout.split() == offered
 
 
 @pytest.mark.parametrize(("name", "line"), [("a b.png", "a b.png"), ("a\nb", r"'a\nb'"),

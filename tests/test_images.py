@@ -952,7 +952,7 @@ def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> 
 
 def test_check_writable_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(ResourceError, match="cannot be written"):
+    with pytest.raises(ResourceError, match="is a file"):
         images.check_writable(tmp_path / "out")
 
 

@@ -10,6 +10,7 @@ import typer
 
 from dmp_cli import __version__
 from dmp_cli.commands import options as opt
+from dmp_cli.weights import Source
 
 _PACKAGES = ("torch", "diffusers", "peft", "transformers", "huggingface-hub", "numpy", "pillow")
 
@@ -64,8 +65,17 @@ def _models(weights: str | None) -> dict[str, str]:
     }
     for model in table["models"]:
         found = sources(table, model)
-        facts[f"model {model}"] = ", ".join(found) if found else "no source for its weights"
+        shown = [f"{task}{_state(files)}" for task, files in found.items()]
+        facts[f"model {model}"] = ", ".join(shown) or "no source for its weights"
     return facts
+
+
+def _state(files: list[Source]) -> str:
+    """What keeps a task from running at once."""
+    absent = [str(file.path) for file in files if file.path and not file.path.exists()]
+    if absent:
+        return f" (missing: {absent[0]})"
+    return " (from the Hub)" if any(file.repo for file in files) else ""
 
 
 def _host_memory() -> tuple[int, int] | None:

@@ -7,11 +7,32 @@ import typer
 
 from dmp_cli.plan import DTYPES, FINALS, PREDICTIONS, SAMPLERS, SPACINGS
 
-MODEL, RUN, FILES, LOOKS, TALK = "Model", "How to run", "Files", "Looks", "Output"
+MODEL = "Model (without a flag, as its entry in weights.toml says)"
+RUN, FILES, LOOKS, TALK = "How to run", "Files", "Looks", "Output"
 
 
 def _names(names: tuple[str, ...]) -> str:
     return ", ".join(names)
+
+
+def complete_tasks(incomplete: str) -> list[str]:
+    """Names of tasks for the shell, after the last comma too."""
+    from dmp_cli.tasks import TASKS
+
+    before, comma, _ = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in TASKS if name not in before.split(",")]
+
+
+def _models() -> list[str]:
+    from dmp_cli.catalogue import load
+
+    return list(load()["models"])
+
+
+def _colormaps() -> tuple[str, ...]:
+    from dmp_cli.images import COLORMAPS
+
+    return COLORMAPS
 
 
 Output = Annotated[
@@ -34,6 +55,7 @@ Recursive = Annotated[
 Formats = Annotated[
     str,
     typer.Option("--format", metavar="LIST", rich_help_panel=FILES,
+                 autocompletion=lambda: ("png", "npy", "png,npy"),
                  help="png (8-bit picture) and npy (float data), with commas."),
 ]  # fmt: skip
 KeepSuffix = Annotated[
@@ -50,7 +72,12 @@ DryRun = Annotated[
 
 Model = Annotated[
     str | None,
-    typer.Option(help="Model of weights.toml.", envvar="DMP_MODEL", rich_help_panel=MODEL),
+    typer.Option(
+        help="Name of a model in weights.toml.",
+        envvar="DMP_MODEL",
+        rich_help_panel=MODEL,
+        autocompletion=_models,
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -110,7 +137,7 @@ Batch = Annotated[
 Colormap = Annotated[
     str,
     typer.Option(help="Of depth pictures: Spectral, inferno, turbo, viridis, magma, grey.",
-                 rich_help_panel=LOOKS),
+                 rich_help_panel=LOOKS, autocompletion=_colormaps),
 ]  # fmt: skip
 Invert = Annotated[
     bool,

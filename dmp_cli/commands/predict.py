@@ -7,15 +7,22 @@ from typing import Annotated
 import typer
 
 from dmp_cli import jobs, tasks
+from dmp_cli.catalogue import load
 from dmp_cli.commands import options as opt
-from dmp_cli.commands.report import Talk, follow
+from dmp_cli.commands.report import Talk, count, follow
 from dmp_cli.errors import UsageError
 from dmp_cli.plan import Plan, Settings
+from dmp_cli.weights import Recipe, resolve
 
 
 def predict(
     task: Annotated[
-        str, typer.Argument(help="depth, normals, segmentation, albedo, shading; with commas.")
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="depth, normals, segmentation, albedo, shading; with commas.",
+            autocompletion=opt.complete_tasks,
+        ),
     ],
     output: opt.Output,
     inputs: Annotated[
@@ -66,6 +73,7 @@ def predict(
         steps=steps, sampler=sampler, spacing=spacing, prediction=prediction, final=final,
         size=size, prompt=prompt, guidance=guidance,
     )  # fmt: skip
+    _check_order(task, inputs or [])
     plan = Plan(
         tasks=tuple(row.name for row in tasks.find_several(task)),
         model=model, weights=weights, settings=settings, device=device, dtype=dtype,
@@ -75,6 +83,7 @@ def predict(
     )  # fmt: skip
     found = _inputs(inputs or [], files_from, "\0" if null else "\n", output, talk, recursive)
     todo = jobs.plan_targets(found, output, plan.tasks, plan.formats, keep_suffix)
+    check(plan)
     if dry_run:
         for job in todo:
             for path in job.targets.values():
@@ -83,27 +92,43 @@ def predict(
     run(plan, todo, output, talk)
 
 
+def check(plan: Plan) -> list[Recipe]:
+    """The recipes of a plan; refuses what needs neither torch nor a model to be refused."""
+    tasks.parse_axes(plan.axes)
+    tasks.parse_classes(plan.classes)
+    return resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
+
+
 def run(plan: Plan, todo: list[jobs.Job], output: Path, talk: Talk) -> None:
     """Check what can be checked without a model, then run the plan and follow it."""
     from dmp_cli import images
-    from dmp_cli.catalogue import load
     from dmp_cli.device import choose
-    from dmp_cli.weights import resolve
 
-    recipes = resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
-    tasks.parse_axes(plan.axes)
-    tasks.parse_classes(plan.classes)
+    recipes = check(plan)
     choose(plan.device, plan.dtype)
     images.check_writable(output)
-    talk.detail(f"{len(todo)} images; model {recipes[0].model}, backbone {recipes[0].backbone}")
+    talk.detail(f"{count(len(todo), 'image')}; backbone {recipes[0].backbone}")
     for recipe in recipes:
         talk.detail(f"{recipe.task}: {recipe.lora}, {recipe.settings}")
     if recipes[0].backbone.made:
         talk.note(f"model {recipes[0].model} has random weights: its maps mean nothing")
-
+    talk.note(f"loading model {recipes[0].model}")
     from dmp_cli.engines import local
 
     follow(local.run(plan, todo, talk.note), len(todo), talk)
+
+
+def _check_order(task: str, inputs: list[str]) -> None:
+    """Words in the wrong place are told as such, not as files that are missing."""
+    stray = [text for text in inputs if text in tasks.TASKS and not Path(text).exists()]
+    if stray:
+        raise UsageError(
+            f"{stray[0]} is a task, not a file", f"join tasks with commas: {task},{stray[0]}"
+        )
+    if Path(task).exists() and task not in tasks.TASKS:
+        raise UsageError(
+            f"{task} is a file or folder", "the task comes first: dmp predict depth ..."
+        )
 
 
 def _inputs(

@@ -72,29 +72,44 @@ def shown(path: Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def count(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def follow(results: Iterable[Result], total: int, talk: Talk) -> None:
     """Print results as they come, move the bar, sum up; exit 3 if some inputs failed."""
     start = time.monotonic()
-    failed = maps = 0
+    failed: list[str] = []
+    seen = maps = 0
     hidden = None if talk.progress and not talk.quiet else True
-    with tqdm(
-        total=total, unit="image", file=sys.stderr, disable=hidden, dynamic_ncols=True
-    ) as bar:
-        for result in results:
-            for text in result.notes:
-                talk.note(f"{shown(result.job.source)}: {text}")
-            for text in result.errors:
-                talk.fail(f"failed: {shown(result.job.source)}: {text}")
-            failed += bool(result.errors)
-            maps += len({path.with_suffix("") for path in result.written})
-            _print(result, talk)
-            bar.update()
-    seconds = time.monotonic() - start
-    line = f"{total - failed} of {total} images, {maps} maps in {seconds:.1f} s"
-    talk.note(f"{line} ({total / max(seconds, 1e-3):.2f} images/s)")
+    bar = tqdm(total=total, unit="image", file=sys.stderr, disable=hidden, dynamic_ncols=True)
+    try:
+        with bar:
+            for result in results:
+                _tell(result, talk)
+                failed += [shown(result.job.source)] if result.errors else []
+                maps += len({path.with_suffix("") for path in result.written})
+                seen += 1
+                bar.update()
+    except KeyboardInterrupt:
+        talk.fail(f"interrupted after {seen} of {count(total, 'image')}; each map there is whole")
+        raise
+    seconds, done = time.monotonic() - start, seen - len(failed)
+    rate = f" ({done / max(seconds, 1e-3):.2f} images/s)" if done else ""
+    talk.note(f"{done} of {count(total, 'image')}, {count(maps, 'map')} in {seconds:.1f} s{rate}")
     if failed:
-        talk.fail(f"{failed} of {total} images failed")
+        more = f", and {len(failed) - 10} more" if len(failed) > 10 else ""
+        talk.fail(f"{len(failed)} of {total} failed: {', '.join(failed[:10])}{more}")
         raise typer.Exit(3)
+
+
+def _tell(result: Result, talk: Talk) -> None:
+    for text in result.notes:
+        talk.note(f"{shown(result.job.source)}: {text}")
+    for text in result.errors:
+        talk.fail(f"failed: {shown(result.job.source)}: {text}")
+    _print(result, talk)
 
 
 def _print(result: Result, talk: Talk) -> None:
