@@ -120,14 +120,14 @@ def run(plan: Plan, todo: list[jobs.Job], output: Path, talk: Talk) -> None:
 
 def _check_order(task: str, inputs: list[str]) -> None:
     """Words in the wrong place are told as such, not as files that are missing."""
+    if Path(task).exists() and task not in tasks.TASKS:
+        raise UsageError(
+            f"{task} is a file or folder", "the task comes first: dmp predict TASK ..."
+        )
     stray = [text for text in inputs if text in tasks.TASKS and not Path(text).exists()]
     if stray:
         raise UsageError(
             f"{stray[0]} is a task, not a file", f"join tasks with commas: {task},{stray[0]}"
-        )
-    if Path(task).exists() and task not in tasks.TASKS:
-        raise UsageError(
-            f"{task} is a file or folder", "the task comes first: dmp predict depth ..."
         )
 
 
