@@ -114,8 +114,11 @@ def test_packaged_models(task: str) -> None:
 
 
 def test_sources() -> None:
-    assert weights.sources(TABLE, "half") == ["depth"]
-    assert weights.sources(TABLE, "empty") == weights.sources(TABLE, "baseless") == []
+    found = weights.sources(TABLE, "half")
+    assert {task: [str(file) for file in files] for task, files in found.items()} == {
+        "depth": ["/models/sd", "/models/depth.safetensors"]
+    }
+    assert weights.sources(TABLE, "empty") == weights.sources(TABLE, "baseless") == {}
 
 
 SETTINGS = Settings(
