@@ -1,9 +1,10 @@
 """What the official code computes (tests/parity), reproduced by the parts that `dmp` is made of.
 
-The arrays were made in float32 on the CPU. Their batch of two left the official VAE with its
-channels last in memory, where torch's GroupNorm on the CPU rounds otherwise: 1e-5 from the exact
-result on this backbone. So these tests hand over that batch in the same layout. `dmp` itself keeps
-the plain layout, which is closer to float64: `test_the_plain_layout_is_the_exact_one`.
+The arrays were made in float32 on the CPU. Those of the batch of two bear the marks of latents with
+channels last in memory: so they leave the VAE for a batch, by oneDNN's 1x1 convolution. In that
+layout torch's GroupNorm on the CPU rounds otherwise, 1e-5 from the exact result on this backbone.
+So these tests hand over that batch in the same layout. `dmp` itself keeps the plain layout, which
+is closer to float64: `test_the_plain_layout_is_the_exact_one`.
 """
 
 import copy
