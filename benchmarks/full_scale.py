@@ -23,16 +23,6 @@ Record = dict[str, Any]
 STAGES = Path(__file__).with_name("stages.py")
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
 LORA_PARAMETERS, LORA_TENSORS = 797_184, 256
-SCHEDULER = {
-    "_class_name": "PNDMScheduler",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "steps_offset": 1,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-}
 WEIGHTS = """[models.full]
 summary = "random weights in the shape of Stable Diffusion 1.4: its maps mean nothing"
 license = "Apache-2.0"
@@ -69,6 +59,8 @@ def make(folder: Path) -> None:
     """Write backbone, LoRA and weights file, and print the parameter counts."""
     import torch
 
+    from dmp_cli.untrained import SCHEDULER, write_tokenizer
+
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     for name, network in _networks():
@@ -79,7 +71,7 @@ def make(folder: Path) -> None:
         if name == "unet":
             _write_lora(folder / "lora.safetensors", network)
     _write_json(folder / "backbone/scheduler/scheduler_config.json", SCHEDULER)
-    _write_tokenizer(folder / "backbone" / "tokenizer")
+    write_tokenizer(folder / "backbone" / "tokenizer", 49408)
     (folder / "weights.toml").write_text(WEIGHTS)
 
 
@@ -126,21 +118,6 @@ def _write_lora(path: Path, unet: Any) -> None:
     assert "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight" in state  # fmt: skip  # noqa: E501
     print(f"lora: {count:,} parameters in {len(state)} tensors", flush=True)
     save_file(state, path)
-
-
-def _write_tokenizer(folder: Path) -> None:
-    """A CLIP tokenizer that knows single bytes only, its vocabulary filled up to CLIP's 49408."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [*map(chr, printable), *(chr(256 + i) for i in range(256 - len(printable)))]
-    words = [*letters, *(letter + "</w>" for letter in letters)]
-    words += [f"<|unused{i}|>" for i in range(49406 - len(words))]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    _write_json(folder / "vocab.json", {word: i for i, word in enumerate(words)})
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    special = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
-    config |= {"bos_token": "<|startoftext|>"} | special
-    _write_json(folder / "tokenizer_config.json", config)
 
 
 def _write_json(path: Path, content: Record) -> None:

@@ -1,4 +1,4 @@
-"""Stable Diffusion with its LoRAs: encode, velocity, decode. All use of diffusers and peft."""
+"""Stable Diffusion with its LoRAs: encode, predict, decode."""
 
 import gc
 import json

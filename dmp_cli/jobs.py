@@ -50,7 +50,7 @@ def find(
 ) -> list[Input]:
     """Every file that the arguments name: files, folders, and patterns with `*`, `?` or `[`.
 
-    Outputs of dmp (below `out`, or named `*.TASK.EXT`) are never inputs. What is passed over goes
+    Outputs of dmp (below `out`, named `*.TASK.EXT`) are never inputs. What is passed over goes
     to `note`. UsageError for an argument that is not there, NoInputError if nothing is left.
     """
     found: dict[str, Input] = {}

@@ -1,6 +1,5 @@
 """Predictor: images -> maps. The one path that the command, the engines and the API all take."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmp_cli import catalogue, images, tasks, weights
+from dmp_cli import images, tasks, weights
 from dmp_cli.backbone import Backbone, quiet, read_schedule
 from dmp_cli.device import Placement, choose, memory
 from dmp_cli.diffusion import Sampling, sample
@@ -72,8 +71,7 @@ class Predictor:
         self.plan = plan
         self._tasks = {name: tasks.find(name) for name in plan.tasks}
         self._classes = tasks.parse_classes(plan.classes)
-        tasks.parse_axes(plan.axes)
-        self.recipes = recipes(plan)
+        self.recipes = {recipe.task: recipe for recipe in weights.recipes(plan)}
         try:
             self.placement = choose(plan.device, plan.dtype)
             self._backbone, self.digests = _load(self.recipes, self.placement)
@@ -215,13 +213,6 @@ def plan_of(names: str | Sequence[str], **options: Unpack[Options]) -> Plan:
     return Plan(tuple(row.name for row in rows), settings=Settings(**settings), **given)
 
 
-def recipes(plan: Plan) -> dict[str, Recipe]:
-    """The recipe of each task of a plan; loads nothing."""
-    table = catalogue.load(plan.weights)
-    found = weights.resolve(table, plan.tasks, plan.model, plan.settings)
-    return {recipe.task: recipe for recipe in found}
-
-
 def _load(chosen: Mapping[str, Recipe], placement: Placement) -> tuple[Backbone, dict[str, str]]:
     """The backbone with each task's LoRA on it, and the sha256 of each LoRA file."""
     first = next(iter(chosen.values()))
@@ -245,5 +236,5 @@ def _load(chosen: Mapping[str, Recipe], placement: Placement) -> tuple[Backbone,
     digests = {}
     for task, path in files.items():
         backbone.add_lora(task, path)
-        digests[task] = hashlib.sha256(path.read_bytes()).hexdigest()
+        digests[task] = weights.sha256(path)
     return backbone, digests

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from dmp_cli import lora
 from dmp_cli.errors import ResourceError
 
-_SCHEDULER = {
+SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -91,17 +91,19 @@ def _fill(folder: Path) -> None:
     vae.save_pretrained(folder / "vae")
     text.save_pretrained(folder / "text_encoder")
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
-    _write_tokenizer(folder / "tokenizer")
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    write_tokenizer(folder / "tokenizer", 514)
 
 
-def _write_tokenizer(folder: Path) -> None:
-    """A CLIP tokenizer that knows single bytes only."""
+def write_tokenizer(folder: Path, size: int) -> None:
+    """A CLIP tokenizer that knows single bytes only, its vocabulary filled up to `size` words."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in printable] + [
         chr(256 + i) for i in range(256 - len(printable))
     ]
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    words = [*letters, *(letter + "</w>" for letter in letters)]
+    words += [f"<|unused{i}|>" for i in range(size - 2 - len(words))]
+    words += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dmp_cli.catalogue import ORIGINS, SETTINGS, SOURCES, Table
+from dmp_cli.catalogue import ORIGINS, SETTINGS, SOURCES, Table, load
 from dmp_cli.errors import ModelError, UsageError
-from dmp_cli.plan import Settings
+from dmp_cli.plan import Plan, Settings
+from dmp_cli.tasks import parse_axes, parse_classes
 
 LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _PARTS = {
@@ -74,6 +75,13 @@ class Recipe:
 
 
 # The choice -------------------------------------------------------------------------------
+
+
+def recipes(plan: Plan) -> list[Recipe]:
+    """The recipe of each task of a plan, all that can be refused without torch being refused."""
+    parse_axes(plan.axes)
+    parse_classes(plan.classes)
+    return resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
 
 
 def resolve(
@@ -186,15 +194,18 @@ def lora_file(source: Source) -> Path:
         )
     else:
         path = _lora_in(source.path or Path())
-    if source.sha256:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != source.sha256:
-            raise ModelError(
-                f"{path}: wrong sha256: expected {source.sha256}, found {found}",
-                "the file is damaged or another one: fetch it again, or correct the weights file",
-            )
+    if source.sha256 and sha256(path) != source.sha256:
+        raise ModelError(
+            f"{path}: wrong sha256: expected {source.sha256}, found {sha256(path)}",
+            "the file is damaged or another one: fetch it again, or correct the weights file",
+        )
     return path
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lora_in(path: Path) -> Path:

@@ -7,12 +7,11 @@ from typing import Annotated
 import typer
 
 from dmp_cli import jobs, tasks
-from dmp_cli.catalogue import load
 from dmp_cli.commands import options as opt
 from dmp_cli.commands.report import Talk, count, follow
 from dmp_cli.errors import UsageError
 from dmp_cli.plan import Plan, Settings
-from dmp_cli.weights import Recipe, resolve
+from dmp_cli.weights import Recipe, recipes
 
 
 def predict(
@@ -83,36 +82,29 @@ def predict(
     )  # fmt: skip
     found = _inputs(inputs or [], files_from, "\0" if null else "\n", output, talk, recursive)
     todo = jobs.plan_targets(found, output, plan.tasks, plan.formats, keep_suffix)
-    check(plan)
+    chosen = recipes(plan)
     if dry_run:
         for job in todo:
             for path in job.targets.values():
                 talk.output(str(path))
         return
-    run(plan, todo, output, talk)
+    run(plan, chosen, todo, output, talk)
 
 
-def check(plan: Plan) -> list[Recipe]:
-    """The recipes of a plan; refuses what needs neither torch nor a model to be refused."""
-    tasks.parse_axes(plan.axes)
-    tasks.parse_classes(plan.classes)
-    return resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
-
-
-def run(plan: Plan, todo: list[jobs.Job], output: Path, talk: Talk) -> None:
-    """Check what can be checked without a model, then run the plan and follow it."""
+def run(plan: Plan, chosen: list[Recipe], todo: list[jobs.Job], output: Path, talk: Talk) -> None:
+    """Check device and output folder before a model is loaded, then run the plan and follow it."""
     from dmp_cli import images
     from dmp_cli.device import choose
 
-    recipes = check(plan)
+    first = chosen[0]
     choose(plan.device, plan.dtype)
     images.check_writable(output)
-    talk.detail(f"{count(len(todo), 'image')}; backbone {recipes[0].backbone}")
-    for recipe in recipes:
+    talk.detail(f"{count(len(todo), 'image')}; backbone {first.backbone}")
+    for recipe in chosen:
         talk.detail(f"{recipe.task}: {recipe.lora}, {recipe.settings}")
-    if recipes[0].backbone.made:
-        talk.note(f"model {recipes[0].model} has random weights: its maps mean nothing")
-    talk.note(f"loading model {recipes[0].model}")
+    if first.backbone.made:
+        talk.note(f"model {first.model} has random weights: its maps mean nothing")
+    talk.note(f"loading model {first.model}")
     from dmp_cli.engines import local
 
     follow(local.run(plan, todo, talk.note), len(todo), talk)
@@ -150,7 +142,7 @@ def _inputs(
     except OSError as error:
         raise UsageError(f"{files_from}: cannot be read: {error.strerror}") from error
     lines = data.decode("utf-8", "surrogateescape").split(separator)
-    names = (line.removesuffix("\r") for line in lines)
+    names = lines if separator == "\0" else [line.removesuffix("\r") for line in lines]
     return jobs.from_list(names, output, talk.note, tuple(tasks.TASKS))
 
 

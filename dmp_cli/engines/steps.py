@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import dmp_cli
 from dmp_cli import images, tasks
@@ -59,12 +60,10 @@ def write(predictor: Predictor, item: Item) -> Result:
         return Result(item.job, errors=(item.error,), seconds=item.seconds)
     written, errors = [], []
     for task in predictor.plan.tasks:
-        targets = {form: path for (name, form), path in item.job.targets.items() if name == task}
         try:
             full = predictor.finish(task, item.drawn[task], item.prepared)
-            for form, path in targets.items():
-                _save(predictor, item, task, full, form)
-                written.append(path)
+            for form in predictor.plan.formats:
+                written.append(_save(predictor, item.job, task, full, form))
         except ImageError as error:
             errors.append(_line(error))
         except MemoryError:
@@ -73,14 +72,15 @@ def write(predictor: Predictor, item: Item) -> Result:
     return Result(item.job, tuple(written), tuple(errors), item.prepared.notes, seconds)
 
 
-def _save(predictor: Predictor, item: Item, task: str, full: Array, form: str) -> None:
-    path = item.job.targets[task, form]
+def _save(predictor: Predictor, job: Job, task: str, full: Array, form: str) -> Path:
+    path = job.targets[task, form]
     if form == "npy":
         images.write_npy(path, full)
-        return
+        return path
     picture = tasks.find(task).preview(full, _view(predictor.plan))
-    text = provenance(predictor, task) | {"Source": item.job.source.name} | dict(picture.text)
+    text = provenance(predictor, task) | {"Source": job.source.name} | dict(picture.text)
     images.write_png(path, picture.pixels, text, picture.palette)
+    return path
 
 
 def _view(plan: Plan) -> tasks.View:
