@@ -3,7 +3,7 @@
 import gc
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Backbone:
         """
         with _as_model_error(folder), quiet():
             schedule = read_schedule(folder)
-            embeddings = _embed(folder, {"", *prompts}, variant)
+            embeddings = _embed(folder, sorted({"", *prompts}), variant)
             how = {"variant": variant, "use_safetensors": True, "torch_dtype": placement.dtype}
             unet = _whole(UNet2DConditionModel, folder / "unet", how)
             vae = _whole(AutoencoderKL, folder / "vae", how)
@@ -74,6 +74,15 @@ class Backbone:
     def _input(self, tensor: Tensor) -> Tensor:
         placed = tensor.to(self.placement.device, self.placement.dtype)
         return placed.to(memory_format=self._layout)
+
+    @property
+    def unet(self) -> Any:
+        """The UNet in diffusers' class, with its LoRAs: for training."""
+        return self._unet
+
+    def words(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings [B, 77, D] of prompts that were given to `load`, as the UNet takes them."""
+        return torch.cat([self._prompts[prompt] for prompt in prompts])
 
     @property
     def multiple(self) -> int:
@@ -126,11 +135,11 @@ class Backbone:
         With a prompt and a guidance g other than 1: `empty + g (prompted - empty)`, as one batch.
         """
         inputs = self._input(z)
-        words = self._prompts[prompt].expand(len(z), -1, -1)
+        words = self.words([prompt]).expand(len(z), -1, -1)
         if not prompt or guidance == 1.0:
             only: Tensor = self._unet(inputs, t, encoder_hidden_states=words).sample
             return only.float()
-        both = torch.cat([self._prompts[""].expand(len(z), -1, -1), words])
+        both = torch.cat([self.words([""]).expand(len(z), -1, -1), words])
         output: Tensor = self._unet(
             torch.cat([inputs, inputs]), t, encoder_hidden_states=both
         ).sample
@@ -206,19 +215,36 @@ def read_schedule(folder: Path) -> Schedule:
         )
 
 
-def _embed(folder: Path, prompts: set[str], variant: str | None) -> dict[str, Tensor]:
+def _embed(folder: Path, prompts: Sequence[str], variant: str | None) -> dict[str, Tensor]:
     """Embeddings [1, 77, D] float32 of the prompts; what made them is freed on return."""
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    how = {"variant": variant, "use_safetensors": True, "dtype": torch.float32}
-    encoder = _whole(CLIPTextModel, folder / "text_encoder", how).eval()
-    embeddings = {}
-    for text in sorted(prompts):
-        tokens = tokenizer(
-            text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-            return_tensors="pt",
-        )  # fmt: skip
-        with torch.no_grad():
-            embeddings[text] = encoder(tokens.input_ids)[0]
+    encoder = TextEncoder(folder, variant)
+    embeddings = {text: encoder([text]) for text in prompts}
     del encoder
     gc.collect()
     return embeddings
+
+
+class TextEncoder:
+    """The text encoder of a backbone in float32: for texts that are not known beforehand."""
+
+    def __init__(
+        self, folder: Path, variant: str | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        """From a backbone's folder; ModelError names the folder and what is wrong in it."""
+        how = {"variant": variant, "use_safetensors": True, "dtype": torch.float32}
+        with _as_model_error(folder), quiet():
+            self._tokenizer = CLIPTokenizer.from_pretrained(
+                folder / "tokenizer", local_files_only=True
+            )
+            self._encoder = _whole(CLIPTextModel, folder / "text_encoder", how).eval().to(device)
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [B, 77, D] float32; what is longer than 77 tokens is cut."""
+        tokens = self._tokenizer(
+            list(texts), padding="max_length", max_length=self._tokenizer.model_max_length,
+            truncation=True, return_tensors="pt",
+        )  # fmt: skip
+        embeddings: Tensor = self._encoder(tokens.input_ids.to(self._device))[0]
+        return embeddings

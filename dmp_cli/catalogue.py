@@ -11,13 +11,13 @@ from typing import Any
 
 from dmp_cli.errors import UsageError
 from dmp_cli.plan import FINALS, PREDICTIONS, SAMPLERS, SPACINGS
-from dmp_cli.tasks import find, parse_axes
+from dmp_cli.tasks import find, parse_axes, parse_classes
 
 Table = dict[str, Any]
 Check = Callable[[Any], str | None]  # what is wrong with a value, or None
 
 SOURCES = ("backbone", "lora")
-ORIGINS = ("path", "repo", "made")
+ORIGINS = ("path", "repo", "made")  # `packaged` becomes a path when it is read
 
 
 def _one_of(names: Iterable[str]) -> Check:
@@ -57,6 +57,14 @@ def _axes(value: Any) -> str | None:
     return None
 
 
+def _classes(value: Any) -> str | None:
+    try:
+        parse_classes(str(value))
+    except UsageError as error:
+        return f"{error}; {error.hint}"
+    return None
+
+
 def _digest(value: Any) -> str | None:
     fits = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
     return None if fits else "must be 64 hexadecimal digits"
@@ -73,13 +81,16 @@ SETTINGS: dict[str, Check] = {
     "prompt": _text,
     "guidance": _positive,
 }
-_SOURCE = {"path": _text, "repo": _filled, "revision": _filled, "made": _plain}
+_SOURCE = {
+    "path": _text, "repo": _filled, "revision": _filled, "made": _plain, "packaged": _filled,
+}  # fmt: skip
 _SOURCES = {
     "backbone": _SOURCE | {"variant": _text},
     "lora": _SOURCE | {"file": _text, "sha256": _digest},
 }
+TASK_SETTINGS: dict[str, Check] = {"scale": _positive, "normals": _axes, "classes": _classes}
 _MODEL = SETTINGS | {"summary": _text, "license": _text}
-_TASK = SETTINGS | {"scale": _positive, "normals": _axes}
+_TASK = SETTINGS | TASK_SETTINGS
 
 
 @dataclass(frozen=True)
@@ -212,8 +223,13 @@ def _check_values(
 
 def _check_source(file: _File, at: tuple[str, ...], key: str, source: Table) -> None:
     """One origin only; paths become absolute, relative to the file that names them."""
-    if sum(origin in source for origin in ORIGINS) > 1:
-        raise file.error(at, key, "must have only one of path, repo and made")
+    if sum(origin in source for origin in (*ORIGINS, "packaged")) > 1:
+        raise file.error(at, key, "must have only one of path, repo, packaged and made")
+    if "packaged" in source:
+        inside = source.pop("packaged")
+        if inside.startswith("/") or ".." in Path(inside).parts:
+            raise file.error((*at, key), "packaged", "must be a path inside the package")
+        source["path"] = str(Path(str(resources.files("dmp_cli"))) / inside)
     if "path" in source:
         try:
             path = Path(source["path"]).expanduser()

@@ -70,6 +70,13 @@ def _find(device: str) -> tuple[torch.device, str]:
     return torch.device(device), "as asked"
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: CUDA has a class for it, the CPU and MPS say it in words."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
 def memory(where: torch.device) -> tuple[int, int] | None:
     """(free, total) bytes of a CUDA device; None for a device without memory of its own."""
     return torch.cuda.mem_get_info(where) if where.type == "cuda" else None

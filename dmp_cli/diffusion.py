@@ -91,6 +91,13 @@ def velocity(y: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
     return alpha**0.5 * x - (1 - alpha) ** 0.5 * y
 
 
+def target(y: Tensor, x: Tensor, alpha: Tensor, prediction: str) -> Tensor:
+    """What the network is trained to say at y_t: the velocity, the image (epsilon) or the map."""
+    if prediction == "v_prediction":
+        return velocity(y, x, alpha)
+    return x if prediction == "epsilon" else y
+
+
 def estimate(output: Tensor, z: Tensor, alpha: Tensor, prediction: str) -> tuple[Tensor, Tensor]:
     """(y0, e): the map and the image that the network's output at z stands for."""
     near, far = alpha**0.5, (1 - alpha) ** 0.5

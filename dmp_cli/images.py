@@ -319,6 +319,15 @@ def write(path: Path, save: Callable[[IO[bytes]], None]) -> None:
         raise _write_error(path, error) from error
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file at once, as `write` does."""
+
+    def save(file: IO[bytes]) -> None:
+        file.write(data)
+
+    write(path, save)
+
+
 def _write_error(path: Path, error: Exception) -> ImageError | ResourceError:
     import errno
 

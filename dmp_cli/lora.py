@@ -17,9 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dmp_cli.errors import ModelError
+from dmp_cli.errors import ModelError, UsageError
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+ATTENTIONS = {"self": "attn1", "cross": "attn2"}
+DECLARED = "dmp.targets"  # the entry of a file's header that says which projections it holds
 
 _PREFIX = re.compile(r"^(base_model\.model\.)?(unet\.)?")
 _KEYS = (
@@ -36,11 +38,16 @@ Matrices = dict[str, tuple[Tensor, Tensor]]
 def read(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Matrices:
     """The (down [r, in], up [out, r]) float32 pair of each projection, the LoRA's scale in `up`.
 
-    `shapes` gives (out, in) of every projection that the file must hold, and no other. ModelError
-    names the file and the first thing in it that is not so: a key missing or one too many, a
-    shape of another base model, a value that is not finite, a file that is no safetensors.
+    `shapes` gives (out, in) of every projection that the file must hold, and no other, unless its
+    header declares that it holds some of them only. ModelError names the file and the first thing
+    in it that is not so: a key missing or one too many, a shape of another base model, a value
+    that is not finite, a file that is no safetensors.
     """
     tensors, metadata = _load(path)
+    try:
+        shapes = chosen(shapes, metadata.get(DECLARED, "all"))
+    except UsageError as error:
+        raise _refused(path, f"{DECLARED} in its header: {error}") from error
     parts: dict[str, dict[str, Tensor]] = {}
     for key in sorted(tensors):
         module, side = _place(path, key)
@@ -54,6 +61,44 @@ def read(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Matrices:
         module: _pair(path, module, parts.get(module, {}), shape, alpha)
         for module, shape in shapes.items()
     }
+
+
+def chosen(
+    shapes: Mapping[str, tuple[int, int]], targets: str = "all"
+) -> dict[str, tuple[int, int]]:
+    """The projections that `targets` names: `all`, or words with commas.
+
+    `self` and `cross` keep these attentions only, `to_q`, `to_k`, `to_v` and `to_out` these
+    projections only: `cross,to_q,to_v` is two matrices of each cross-attention. UsageError for
+    another word, or if nothing is left.
+    """
+    words = {word.strip() for word in targets.split(",")} - {"all"}
+    projections = {to.removesuffix(".0"): to for to in PROJECTIONS}
+    unknown = sorted(words - set(ATTENTIONS) - set(projections))
+    if unknown:
+        raise UsageError(
+            f"unknown target {unknown[0]!r}",
+            f"use all, or some of {', '.join([*ATTENTIONS, *projections])}, with commas",
+        )
+    at = [f".{ATTENTIONS[word]}." for word in words & set(ATTENTIONS)] or [""]
+    to = tuple(f".{projections[word]}" for word in words & set(projections)) or PROJECTIONS
+    kept = {
+        name: shape
+        for name, shape in shapes.items()
+        if name.endswith(to) and any(part in name for part in at)
+    }
+    if not kept:
+        raise UsageError(f"the backbone has no projection for targets {targets!r}", "use all")
+    return kept
+
+
+def to_state(matrices: Matrices) -> dict[str, Tensor]:
+    """Matrices in diffusers' layout, below `unet.`, as dmp writes them."""
+    state = {}
+    for module, (down, up) in sorted(matrices.items()):
+        state[f"unet.{module}.lora_A.weight"] = down.contiguous()
+        state[f"unet.{module}.lora_B.weight"] = up.contiguous()
+    return state
 
 
 def _refused(path: Path, why: str) -> ModelError:

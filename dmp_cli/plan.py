@@ -39,7 +39,7 @@ class Plan:
     batch: int = 0  # images at once; 0: chosen from the device's memory
     max_pixels: int = 100_000_000  # an input with more is refused
     axes: str = "opengl"  # of normals maps
-    classes: str = "all"  # of segmentation maps
+    classes: str | None = None  # of segmentation maps; None: as the model's entry says
     formats: tuple[str, ...] = ("png",)
     colormap: str = "Spectral"
     invert: bool = False
@@ -67,4 +67,4 @@ class Options(TypedDict, total=False):
     batch: int
     max_pixels: int
     axes: str
-    classes: str
+    classes: str | None

@@ -13,11 +13,11 @@ from PIL import Image
 
 from dmp_cli import images, tasks, weights
 from dmp_cli.backbone import Backbone, quiet, read_schedule
-from dmp_cli.device import Placement, choose, memory
+from dmp_cli.device import Placement, choose, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import ImageError, ResourceError, UsageError
 from dmp_cli.plan import Options, Plan, Settings
-from dmp_cli.weights import Recipe
+from dmp_cli.weights import Recipe, Source
 
 Array = NDArray[Any]
 Drawn = Array | ImageError  # what the network drew: float32 [h, w, 3] around [-1, 1]
@@ -67,11 +67,25 @@ class Predictor:
         self._single = False
         return self
 
-    def _open(self, plan: Plan) -> None:
+    @classmethod
+    def around(cls, backbone: Backbone, recipe: Recipe) -> "Predictor":
+        """A predictor of one task with a backbone that has its LoRA, named as the task, on it."""
+        self = cls.__new__(cls)
+        self._describe(Plan((recipe.task,)), [recipe])
+        self.placement, self._backbone = backbone.placement, backbone
+        self.digests, self.batch, self._single = {}, 1, True
+        return self
+
+    def _describe(self, plan: Plan, recipes: Sequence[Recipe]) -> None:
         self.plan = plan
         self._tasks = {name: tasks.find(name) for name in plan.tasks}
-        self._classes = tasks.parse_classes(plan.classes)
-        self.recipes = {recipe.task: recipe for recipe in weights.recipes(plan)}
+        self.recipes = {recipe.task: recipe for recipe in recipes}
+        self._classes = {
+            recipe.task: tasks.parse_classes(plan.classes or recipe.classes) for recipe in recipes
+        }
+
+    def _open(self, plan: Plan) -> None:
+        self._describe(plan, [weights.completed(recipe) for recipe in weights.recipes(plan)])
         try:
             self.placement = choose(plan.device, plan.dtype)
             self._backbone, self.digests = _load(self.recipes, self.placement)
@@ -131,7 +145,7 @@ class Predictor:
                 f"the accelerator failed: {_first_line(error)}", "run it again"
             ) from error
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         if len(batch) == 1:
             failed = ImageError(f"out of memory on {self.placement.device}", "use a smaller --size")
@@ -167,7 +181,7 @@ class Predictor:
             lambda z, t: self._backbone.predict(z, t, recipe.prompt, recipe.guidance),
             latents,
             self._backbone.schedule,
-            _sampling(recipe),
+            sampling(recipe),
         )
 
     def finish(self, task: str, drawn: Drawn, image: Prepared) -> Array:
@@ -179,7 +193,7 @@ class Predictor:
         if isinstance(drawn, ImageError):
             raise drawn
         row, recipe = self._tasks[task], self.recipes[task]
-        coding = tasks.Coding(recipe.scale, recipe.normals, self.plan.axes, self._classes)
+        coding = tasks.Coding(recipe.scale, recipe.normals, self.plan.axes, self._classes[task])
         decoded = row.decode(drawn, coding)
         full = images.resize(decoded, (image.height, image.width), nearest=row.labels)
         return tasks.unit_vectors(full) if row.unit_length else full
@@ -189,14 +203,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """CUDA has a class for it; the CPU and MPS say it in the words of a RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "out of memory" in str(error) or "can't allocate memory" in str(error)
-
-
-def _sampling(recipe: Recipe) -> Sampling:
+def sampling(recipe: Recipe) -> Sampling:
+    """How a recipe samples, as the equations take it."""
     return Sampling(**{key: getattr(recipe, key) for key in Sampling.__dataclass_fields__})
 
 
@@ -213,24 +221,32 @@ def plan_of(names: str | Sequence[str], **options: Unpack[Options]) -> Plan:
     return Plan(tuple(row.name for row in rows), settings=Settings(**settings), **given)
 
 
+def find_backbone(source: Source, half: bool) -> tuple[Path, str | None]:
+    """(folder, variant) of a backbone on this machine, fetched or made if need be."""
+    if not source.made:
+        return weights.backbone_folder(source, half)
+    from dmp_cli import untrained
+
+    with quiet():
+        return untrained.make(weights.store() / "untrained"), None
+
+
+def _lora_file(recipe: Recipe, backbone: Path) -> Path:
+    if not recipe.lora.made:
+        return weights.lora_file(recipe.lora)
+    from dmp_cli import untrained
+
+    return untrained.make_lora(backbone / f"{recipe.lora.made}.safetensors", backbone)
+
+
 def _load(chosen: Mapping[str, Recipe], placement: Placement) -> tuple[Backbone, dict[str, str]]:
     """The backbone with each task's LoRA on it, and the sha256 of each LoRA file."""
     first = next(iter(chosen.values()))
-    if first.backbone.made:
-        from dmp_cli import untrained
-
-        with quiet():
-            folder, variant = untrained.make(weights.store() / "untrained"), None
-        files = {
-            task: untrained.make_lora(folder / f"{recipe.lora.made}.safetensors", folder)
-            for task, recipe in chosen.items()
-        }
-    else:
-        files = {task: weights.lora_file(recipe.lora) for task, recipe in chosen.items()}
-        folder, variant = weights.backbone_folder(first.backbone, placement.dtype_name == "fp16")
+    folder, variant = find_backbone(first.backbone, placement.dtype_name == "fp16")
+    files = {task: _lora_file(recipe, folder) for task, recipe in chosen.items()}
     schedule = read_schedule(folder)
     for recipe in chosen.values():
-        schedule.timesteps(_sampling(recipe))  # refuses steps that are not there
+        schedule.timesteps(sampling(recipe))  # refuses steps that are not there
     prompts = [recipe.prompt for recipe in chosen.values()]
     backbone = Backbone.load(folder, placement, prompts, variant)
     digests = {}

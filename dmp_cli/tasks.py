@@ -5,7 +5,7 @@ Maps, in the conventions of docs/conventions.md:
 
     depth         float32 [H, W]     metres along the optical axis, 0 and above
     normals       float32 [H, W, 3]  unit vectors; X right, Y up, Z towards the viewer
-    segmentation  uint8 [H, W]       ADE20K class ids, 0 to 149
+    segmentation  uint8 [H, W]       ADE20K class ids, 0 to 149; 255 where none is known
     albedo        float32 [H, W, 3]  reflectance in [0, 1], linear
     shading       float32 [H, W]     in [0, 1], linear
 """
@@ -57,6 +57,10 @@ class Picture:
     text: Mapping[str, str] = field(default_factory=dict)  # what a reader needs to know of it
 
 
+def _as_stored(values: Array) -> Array:
+    return values
+
+
 @dataclass(frozen=True)
 class Task:
     """One row of the table."""
@@ -69,9 +73,13 @@ class Task:
     preview: Callable[[Array, View], Picture]  # map -> picture to look at
     metrics: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    measured: str = "values"  # or depth, normals, labels, light: what metrics.py makes of it
     flip: bool = True  # whether a mirrored pair may train it
     labels: bool = False  # ids: resized by nearest, never mixed
     unit_length: bool = False  # vectors: made unit length again after resizing
+    metres: bool = False  # distances: integers of a file are steps of a unit, 0 is no surface
+    unpack: Callable[[Array], Array] = _as_stored  # other integers of a file, as [0, 1] -> map
+    layers: tuple[str, ...] = ()  # names in EXR files, beside `name` and `aliases`
 
 
 def unit_vectors(vectors: Array) -> Array:
@@ -111,7 +119,8 @@ def parse_axes(text: str) -> tuple[tuple[int, int], ...]:
                  for axis in "xyz")  # fmt: skip
 
 
-def _to_opengl(vectors: Array, axes: str) -> Array:
+def to_opengl(vectors: Array, axes: str) -> Array:
+    """[..., 3] in `axes` -> the same vectors with X right, Y up, Z towards the viewer."""
     rule = parse_axes(axes)
     return vectors[..., [column for column, _ in rule]] * np.array(
         [sign for _, sign in rule], np.float32
@@ -165,11 +174,17 @@ def _decode_normals(rgb: Array, coding: Coding) -> Array:
     vectors = unit_vectors(np.clip(rgb, -1, 1))
     if coding.emits == coding.axes:
         return vectors
-    return _from_opengl(_to_opengl(vectors, coding.emits), coding.axes)
+    return _from_opengl(to_opengl(vectors, coding.emits), coding.axes)
 
 
 def _encode_normals(normals: Array, coding: Coding) -> Array:
-    return _from_opengl(_to_opengl(np.asarray(normals, np.float32), coding.axes), coding.emits)
+    return _from_opengl(to_opengl(np.asarray(normals, np.float32), coding.axes), coding.emits)
+
+
+def _unpack_normals(colours: Array) -> Array:
+    vectors = colours * np.float32(2) - 1
+    vectors[np.isin(colours.sum(axis=-1), (0, 3))] = 0  # black and white stand for no surface
+    return vectors
 
 
 def _preview_normals(normals: Array, view: View) -> Picture:  # noqa: ARG001
@@ -285,7 +300,8 @@ def _decode_segmentation(rgb: Array, coding: Coding) -> Array:
 
 
 def _encode_segmentation(ids: Array, coding: Coding) -> Array:  # noqa: ARG001
-    return np.asarray(ade20k().drawn[ids] / np.float32(127.5) - 1)
+    black = np.zeros((256 - len(ade20k().drawn), 3), np.uint8)  # 255: no class is known
+    return np.asarray(np.concatenate([ade20k().drawn, black])[ids] / np.float32(127.5) - 1)
 
 
 def _preview_segmentation(ids: Array, view: View) -> Picture:  # noqa: ARG001
@@ -321,24 +337,28 @@ TASKS: dict[str, Task] = {
         Task(
             "depth", "distance from the camera plane", "metres",
             _decode_depth, _encode_depth, _preview_depth, ("abs_rel", "delta_1"),
+            measured="depth", metres=True, layers=("Z",),
         ),
         Task(
             "normals", "surface orientation", "unit vectors",
             _decode_normals, _encode_normals, _preview_normals, ("mean_angle",),
-            aliases=("normal",), flip=False, unit_length=True,
+            aliases=("normal",), measured="normals", flip=False, unit_length=True,
+            unpack=_unpack_normals, layers=("N",),
         ),
         Task(
             "segmentation", "what each pixel shows, ADE20K", "class ids 0-149",
             _decode_segmentation, _encode_segmentation, _preview_segmentation, ("miou",),
-            aliases=("seg",), labels=True,
+            aliases=("seg",), measured="labels", labels=True, layers=("IndexOB",),
         ),
         Task(
             "albedo", "surface colour without light", "reflectance 0-1, linear",
-            _decode_albedo, _encode_albedo, _preview_light, ("rmse",),
+            _decode_albedo, _encode_albedo, _preview_light, ("rmse_srgb",),
+            measured="light", unpack=linear_from_srgb, layers=("DiffCol",),
         ),
         Task(
             "shading", "light without surface colour", "0-1, linear",
             _decode_shading, _encode_shading, _preview_light, ("rmse",),
+            measured="light", unpack=linear_from_srgb,
         ),
     )
 }  # fmt: skip

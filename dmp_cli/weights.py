@@ -3,10 +3,11 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dmp_cli import header
 from dmp_cli.catalogue import ORIGINS, SETTINGS, SOURCES, Table, load
 from dmp_cli.errors import ModelError, UsageError
 from dmp_cli.plan import Plan, Settings
@@ -62,8 +63,10 @@ class Recipe:
     guidance: float = 1.0  # unless stated, 2 with a prompt, as in the official code
     scale: float = 8.0
     normals: str = "opengl"
+    classes: str = "all"  # segmentation only
     summary: str = ""
     license: str = ""
+    stated: frozenset[str] = frozenset()  # the keys that an entry or a flag gave
 
     @property
     def settings(self) -> str:
@@ -80,7 +83,7 @@ class Recipe:
 def recipes(plan: Plan) -> list[Recipe]:
     """The recipe of each task of a plan, all that can be refused without torch being refused."""
     parse_axes(plan.axes)
-    parse_classes(plan.classes)
+    parse_classes(plan.classes or "all")
     return resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
 
 
@@ -107,28 +110,94 @@ def resolve(
         raise UsageError(f"unknown model {name!r}", f"known: {', '.join(models)}")
     if _without(models[name], tasks):
         raise _no_source(name, _without(models[name], tasks))
-    chosen = {
-        key: value for key, value in asdict(settings or Settings()).items() if value is not None
-    }
+    chosen = _flags(settings)
+    return [_recipe(name, models[name], task, chosen) for task in tasks]
+
+
+def stands_in_for(table: Table, model: str, asked: str | None) -> str | None:
+    """The first model of the default list, if `model` was taken because that one has no weights."""
+    first = next((one for one in table.get("default", []) if one in table["models"]), None)
+    named = asked or os.environ.get("DMP_MODEL")
+    return None if named or first == model else first
+
+
+def _flags(settings: Settings | None) -> Table:
+    given = asdict(settings or Settings())
+    chosen = {key: value for key, value in given.items() if value is not None}
     for key, value in chosen.items():
         why = SETTINGS[key](value)
         if why:
             raise UsageError(f"{key} {value!r} {why}")
-    return [_recipe(name, models[name], task, chosen) for task in tasks]
+    return chosen
 
 
 def _recipe(name: str, model: Table, task: str, chosen: Table) -> Recipe:
-    entry = model | model["tasks"][task] | chosen
+    entry = model | model.get("tasks", {}).get(task, {}) | chosen
     keys = {key: entry[key] for key in Recipe.__dataclass_fields__ if key in entry}
-    if keys.get("prompt"):
-        keys.setdefault("guidance", 2.0)
-    sources = {key: _source(entry[key]) for key in SOURCES}
-    if bool(sources["backbone"].made) != bool(sources["lora"].made):
+    sources = {key: _source(entry.get(key, {})) for key in SOURCES}
+    if sources["lora"].made and not sources["backbone"].made:
         raise UsageError(
-            f"model {name!r}, {task}: backbone and lora must both be made by dmp, or neither",
+            f"model {name!r}, {task}: a lora made by dmp fits only the backbone made by dmp",
             "docs/weights.md lists the keys",
         )
-    return Recipe(**(keys | sources | {"model": name, "task": task}))
+    whole = keys | sources | {"model": name, "task": task, "stated": frozenset(keys)}
+    return _guided(Recipe(**whole))
+
+
+def _guided(recipe: Recipe) -> Recipe:
+    """With a prompt and nothing said of its guidance, that of the official code."""
+    if recipe.prompt and "guidance" not in recipe.stated:
+        return replace(recipe, guidance=2.0)
+    return recipe
+
+
+def completed(recipe: Recipe) -> Recipe:
+    """A recipe with what neither flag nor weights file states taken from the LoRA file itself.
+
+    Fetches the file if it is on the Hub. ModelError for a file that is not to be had, states a
+    value that does not fit, or was trained for another task.
+    """
+    if recipe.lora.made:
+        return recipe
+    told = header.settings(lora_file(recipe.lora), recipe.task)
+    new = {key: value for key, value in told.items() if key not in recipe.stated}
+    return _guided(replace(recipe, **new, stated=recipe.stated | set(new)))
+
+
+def to_train(
+    table: Table, task: str, model: str | None = None, settings: Settings | None = None,
+    folder: Path | None = None,
+) -> Recipe:  # fmt: skip
+    """The recipe of a LoRA that is yet to be trained: a backbone and settings, its `lora` empty.
+
+    The model is `model`, `$DMP_MODEL`, or the first of the default list with a backbone. `folder`
+    is a backbone that takes the place of the model's; alone, it comes with the official settings.
+    UsageError for a model that is not known, ModelError for one without a backbone.
+    """
+    models: Table = table.get("models", {})
+    name = model or os.environ.get("DMP_MODEL") or None
+    if name is None and folder is None:
+        defaults = [one for one in table.get("default", []) if _has_backbone(models.get(one, {}))]
+        name = defaults[0] if defaults else None
+        if name is None:
+            raise ModelError("no model of the default list has a backbone", "name one: --backbone")
+    if name is not None and name not in models:
+        raise UsageError(f"unknown model {name!r}", f"known: {', '.join(models)}")
+    entry = dict(models[name]) if name else {}
+    own = dict(entry.get("tasks", {}).get(task, {}))
+    own.pop("lora", None)
+    entry["tasks"] = {task: own}
+    if folder is not None:
+        entry["backbone"] = {"path": str(folder)}
+    if not _has_backbone(entry):
+        raise ModelError(
+            f"model {name!r} has no backbone", "give a Stable Diffusion folder with --backbone"
+        )
+    return _recipe(name or "", entry, task, _flags(settings))
+
+
+def _has_backbone(model: Table) -> bool:
+    return bool(set(model.get("backbone", {})) & set(ORIGINS))
 
 
 def _source(table: Table) -> Source:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import typer
+
 from dmp_cli.cli import app
 from dmp_cli.tasks import TASKS, Task
 
@@ -31,11 +33,19 @@ def help_of(*command: str) -> str:
     return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip("\n")
 
 
+def names_of(group: typer.Typer) -> list[tuple[str, ...]]:
+    """The words of each command of a group, those of the groups in it after it."""
+    names: list[tuple[str, ...]] = [(info.name,) for info in group.registered_commands if info.name]
+    for info in group.registered_groups:
+        if info.name and info.typer_instance:
+            names += [(info.name, *words) for words in names_of(info.typer_instance)]
+    return names
+
+
 def commands_page() -> str:
     """Every command with its help."""
-    names = [info.name for info in app.registered_commands if info.name]
     parts = [f"# Commands\n\n{NOTE}"]
-    for words in [(), *((name,) for name in names)]:
+    for words in [(), *names_of(app)]:
         title = " ".join(("dmp", *words))
         parts.append(f"## {title}\n\n```text\n{help_of(*words)}\n```\n")
     return "\n".join(parts)

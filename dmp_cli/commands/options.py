@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dmp_cli.errors import UsageError
 from dmp_cli.plan import DTYPES, FINALS, PREDICTIONS, SAMPLERS, SPACINGS
 
 MODEL = "Model (without a flag, as its entry in weights.toml says)"
@@ -21,6 +22,19 @@ def complete_tasks(incomplete: str) -> list[str]:
 
     before, comma, _ = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in TASKS if name not in before.split(",")]
+
+
+def parse_range(text: str) -> tuple[float, float] | None:
+    """`LO,HI` in metres; None for `auto`; UsageError if it is neither."""
+    if text == "auto":
+        return None
+    try:
+        near, far = (float(word) for word in text.split(","))
+    except ValueError:
+        near = far = 0.0
+    if not 0 <= near < far < float("inf"):
+        raise UsageError(f"--range {text}: must be two metres, LO,HI with LO below HI, or auto")
+    return near, far
 
 
 def _models() -> list[str]:
@@ -156,8 +170,9 @@ Normals = Annotated[
         autocompletion=lambda: ("opengl", "directx", "opencv")),
 ]  # fmt: skip
 Classes = Annotated[
-    str,
-    typer.Option(help="Segmentation classes to tell apart: all, bedroom, or ids and names.",
+    str | None,
+    typer.Option(help="Segmentation classes to tell apart: all, bedroom, or ids and names; "
+                 "without it, those that the model knows.",
                  metavar="all|bedroom|LIST", rich_help_panel=LOOKS),
 ]  # fmt: skip
 

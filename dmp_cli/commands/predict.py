@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from dmp_cli import jobs, tasks
+from dmp_cli.catalogue import load
 from dmp_cli.commands import options as opt
 from dmp_cli.commands.report import Talk, count, follow
 from dmp_cli.errors import UsageError
 from dmp_cli.plan import Plan, Settings
-from dmp_cli.weights import Recipe, recipes
+from dmp_cli.weights import Recipe, completed, recipes, stands_in_for
 
 
 def predict(
@@ -52,7 +53,7 @@ def predict(
     invert: opt.Invert = False,
     range_: opt.Range = "auto",
     normals: opt.Normals = "opengl",
-    classes: opt.Classes = "all",
+    classes: opt.Classes = None,
     json: opt.Json = False,
     print0: opt.Print0 = False,
     quiet: opt.Quiet = False,
@@ -78,7 +79,7 @@ def predict(
         model=model, weights=weights, settings=settings, device=device, dtype=dtype,
         batch=_batch(batch), max_pixels=max_pixels, axes=normals, classes=classes,
         formats=_formats(formats), colormap=_colormap(colormap), invert=invert,
-        range=_range(range_),
+        range=opt.parse_range(range_),
     )  # fmt: skip
     found = _inputs(inputs or [], files_from, "\0" if null else "\n", output, talk, recursive)
     todo = jobs.plan_targets(found, output, plan.tasks, plan.formats, keep_suffix)
@@ -100,10 +101,16 @@ def run(plan: Plan, chosen: list[Recipe], todo: list[jobs.Job], output: Path, ta
     choose(plan.device, plan.dtype)
     images.check_writable(output)
     talk.detail(f"{count(len(todo), 'image')}; backbone {first.backbone}")
-    for recipe in chosen:
+    for recipe in map(completed, chosen) if talk.verbose else ():
         talk.detail(f"{recipe.task}: {recipe.lora}, {recipe.settings}")
     if first.backbone.made:
         talk.note(f"model {first.model} has random weights: its maps mean nothing")
+    missing = stands_in_for(load(plan.weights), first.model, plan.model)
+    if missing:
+        talk.note(
+            f"model {missing} has no weights here: taking {first.model} "
+            f"({first.summary}). docs/weights.md says how to get those of {missing}"
+        )
     talk.note(f"loading model {first.model}")
     from dmp_cli.engines import local
 
@@ -171,15 +178,3 @@ def _colormap(name: str) -> str:
     if name.lower() not in names:
         raise UsageError(f"unknown colour map {name!r}", f"known: {', '.join(COLORMAPS)}")
     return names[name.lower()]
-
-
-def _range(text: str) -> tuple[float, float] | None:
-    if text == "auto":
-        return None
-    try:
-        near, far = (float(word) for word in text.split(","))
-    except ValueError:
-        near = far = 0.0
-    if not 0 <= near < far < float("inf"):
-        raise UsageError(f"--range {text}: must be two metres, LO,HI with LO below HI, or auto")
-    return near, far

@@ -1,0 +1,214 @@
+"""A file of a map -> the array that it holds, in its own type. Which numbers mean what: maps.py.
+
+The messages of the ImageErrors here leave out the path of the file: maps.py puts it before them.
+"""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import OpenImageIO
+from PIL import Image, UnidentifiedImageError
+
+from dmp_cli.errors import ImageError
+from dmp_cli.tasks import TASKS, Array, Task
+
+SUFFIXES = (".npy", ".npz", ".exr", ".png", ".tif", ".tiff")
+
+_PNG_END = b"IEND\xaeB`\x82"
+_FORMATS = f"dmp reads maps from {' '.join(SUFFIXES)}"
+
+
+def read(path: Path, task: Task, three: bool) -> Array:
+    """The array in a file that holds the map of `task`, which has `three` channels or one.
+
+    [H, W] or [H, W, C] from pictures, any shape from .npy and .npz. Where a file holds several
+    arrays or layers, the one named after the task is taken. ImageError if the file is not there,
+    damaged or of another kind, or if none or several of its arrays can be meant.
+    """
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise ImageError(f"{kind or 'no suffix'}: not a file of a map", _FORMATS)
+    try:
+        with path.open("rb") as file:  # OpenImageIO does not say why it cannot
+            empty = not file.read(1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"cannot be read: {why}") from error
+    if empty:
+        raise ImageError("empty: the file has no bytes")
+    if kind in (".npy", ".npz"):
+        return _numpy(path, task)
+    if kind == ".exr":
+        return _exr(path, task, three)
+    indices = _indices(path) if task.labels else None
+    return _picture(path) if indices is None else indices
+
+
+def _numpy(path: Path, task: Task) -> Array:
+    try:
+        with path.open("rb") as file:  # numpy leaves a damaged one open
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return found
+            return np.asarray(found[_member(found.files, task)])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "pickle" in str(error).lower():
+            hint = "save it again as an array of numbers: numpy.save(path, array)"
+            raise ImageError("holds pickled objects, which dmp never loads", hint) from error
+        raise ImageError(f"damaged: {error}") from error
+
+
+def _member(names: list[str], task: Task) -> str:
+    """The array of an .npz: named after the task, else the only one."""
+    for name in (task.name, *task.aliases, *task.layers):
+        if name in names:
+            return name
+    if len(names) == 1:
+        return names[0]
+    raise ImageError(
+        f"arrays {', '.join(names) or 'none'}: which one is {task.name}?",
+        f"name the array {task.name}, or keep only one",
+    )
+
+
+def _indices(path: Path) -> Array | None:
+    """The values of an indexed picture; None if it has no palette."""
+    try:
+        with Image.open(path, formats=("PNG", "TIFF")) as image:
+            return np.asarray(image) if image.mode == "P" else None
+    except UnidentifiedImageError:  # kinds of TIFF that Pillow does not know have no palette
+        return None
+    except Exception as error:  # Pillow raises nearly every kind on a bad file
+        raise ImageError(f"damaged: {error}") from error
+
+
+def _picture(path: Path) -> Array:
+    """[H, W, C] of a PNG or TIFF in its own depth (Pillow has 8 bits of 16-bit RGB), no alpha."""
+    if path.suffix.lower() == ".png":
+        data = path.read_bytes()
+        if data.startswith(b"\x89PNG") and _PNG_END not in data:  # libpng would print it
+            raise ImageError("damaged: the file ends too early")
+    file = _open(path)
+    spec = file.spec()
+    values = _pixels(file, 0, (0, spec.nchannels))
+    return values[..., [i for i in range(spec.nchannels) if i != spec.alpha_channel]]
+
+
+def _open(path: Path) -> Any:
+    config = OpenImageIO.ImageSpec()
+    config["oiio:UnassociatedAlpha"] = 1  # values as they are, not times alpha
+    try:
+        file = OpenImageIO.ImageInput.open(str(path), config)
+    except TypeError as error:  # from its bindings
+        raise ImageError("its name is not UTF-8", "rename it") from error
+    if file is None:
+        raise ImageError(f"damaged: {_first_line(OpenImageIO.geterror())}")
+    return file
+
+
+def _pixels(file: Any, part: int, channels: tuple[int, int]) -> Array:
+    """[H, W, C] of channels (first, end) of a part, in the type of the first, on the whole picture.
+
+    A data window smaller than the picture (Nuke crops what is empty) is laid on zeros, what hangs
+    over is cut off.
+    """
+    file.seek_subimage(part, 0)
+    spec = file.spec()
+    kind = spec.channelformats[channels[0]] if spec.channelformats else spec.format
+    if spec.deep:
+        raise ImageError("holds deep data", "flatten it")
+    values = file.read_image(part, 0, *channels, kind)
+    if values is None:
+        raise ImageError(f"damaged: {_first_line(file.geterror())}")
+    x, y = spec.x - spec.full_x, spec.y - spec.full_y
+    if (x, y, spec.width, spec.height) == (0, 0, spec.full_width, spec.full_height):
+        return np.asarray(values)
+    full = np.zeros((spec.full_height, spec.full_width, values.shape[-1]), values.dtype)
+    window = full[max(y, 0) : max(y + spec.height, 0), max(x, 0) : max(x + spec.width, 0)]
+    window[...] = values[max(-y, 0) :, max(-x, 0) :][: window.shape[0], : window.shape[1]]
+    return full
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", maxsplit=1)[0]
+
+
+# Layers of EXR ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One or three channels of an EXR file that belong together, and the words that name them."""
+
+    part: int
+    channels: tuple[int, ...]
+    words: frozenset[str]
+
+
+def _exr(path: Path, task: Task, three: bool) -> Array:
+    file = _open(path)
+    layers: list[_Layer] = []
+    names: list[str] = []
+    part = 0
+    while file.seek_subimage(part, 0):
+        spec = file.spec()
+        title = spec.get_string_attribute("oiio:subimagename")
+        layers += _layers(part, spec.channelnames, title.lower())
+        names += [f"{title}: {name}" if part else name for name in spec.channelnames]
+        part += 1
+    layer = _choice(layers, task, three)
+    if layer is None:
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise ImageError(
+            f"channels {shown}: which of them are {task.name}?",
+            f"name them {task.name}.R, .G, .B" if three else f"name one {task.name}",
+        )
+    first = min(layer.channels)
+    values = _pixels(file, layer.part, (first, max(layer.channels) + 1))
+    return values[..., [channel - first for channel in layer.channels]]
+
+
+def _layers(part: int, names: tuple[str, ...], title: str) -> list[_Layer]:
+    """Channels grouped by what stands before the last dot: R, G, B or X, Y, Z, others alone."""
+    groups: dict[str, dict[str, int]] = {}
+    for index, name in enumerate(names):
+        before, _, channel = name.lower().rpartition(".")
+        groups.setdefault(before, {})[channel] = index
+    found = []
+    for before, channels in groups.items():
+        words = frozenset((before or title).split("."))
+        for triple in ("rgb", "xyz"):
+            if set(triple) <= set(channels):
+                indices = tuple(channels.pop(letter) for letter in triple)
+                found.append(_Layer(part, indices, words | {triple}))
+        alone = {name: index for name, index in channels.items() if name not in ("a", "w")}
+        for name, index in alone.items():
+            found.append(_Layer(part, (index,), words if before else words | {name}))
+    return found
+
+
+def _choice(layers: list[_Layer], task: Task, three: bool) -> _Layer | None:
+    """The layer named as the task is, else the only one that can be meant; None if none or several.
+
+    Names: ours, `Z`, `N.X`, `albedo.R`, `seg.id`; Blender's `ViewLayer.Depth.Z`, `.Normal.X`,
+    `.DiffCol.R`, `.IndexOB.X`; parts by their title. A layer named as another task is never meant,
+    nor are coordinates for a map of one channel, or colours for ids.
+    """
+    named = [layer for layer in layers if layer.words & _names(task)]
+    if named:
+        return named[0] if len(named) == 1 else None
+    others = frozenset[str]().union(*map(_names, TASKS.values()))
+    free = [layer for layer in layers if not layer.words & others]
+    if three:
+        free = [layer for layer in free if len(layer.channels) == 3]
+    elif any(layer.words & ({"xyz", "rgb"} if task.labels else {"xyz"}) for layer in free):
+        return None
+    return free[0] if len(free) == 1 else None
+
+
+def _names(task: Task) -> frozenset[str]:
+    return frozenset(name.lower() for name in (task.name, *task.aliases, *task.layers))

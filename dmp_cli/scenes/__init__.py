@@ -1,0 +1,1 @@
+"""Procedural scenes with exact truth for every task: lit rooms and yards, traced with numpy."""

@@ -1,0 +1,151 @@
+"""Writes scenes as a data set that `dmp train` and `dmp eval` read (docs/data.md)."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dmp_cli import images
+from dmp_cli.errors import UsageError
+from dmp_cli.scenes.build import build
+from dmp_cli.scenes.render import Frame, render
+from dmp_cli.tasks import ade20k, srgb_from_linear
+
+Array = NDArray[Any]
+
+VERSION = 1  # of the generator: raise it when the same seed gives other scenes
+_AT_ONCE = 64  # scenes in flight: bounds what an interrupted run throws away
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which scenes to make. Scene i of a seed is the same, however many are made."""
+
+    count: int
+    seed: int = 0
+    size: int = 256
+    version: int = VERSION
+
+
+def frame(order: Order, index: int) -> tuple[Frame, str]:
+    """Scene `index` of a seed, and its caption."""
+    rng = np.random.default_rng([order.version, order.seed, index])
+    world = build(rng)
+    return render(world, order.size, rng), world.caption
+
+
+def write(out: Path, order: Order, workers: int = 0) -> Iterator[str]:
+    """Make the scenes that are not there yet, in `workers` processes (0: one per core).
+
+    Yields the name of each scene once it is whole. UsageError if `out` holds scenes of another
+    order, ResourceError if it cannot be written.
+    """
+    _claim(out, order)
+    names = [f"{index:06d}" for index in range(order.count)]
+    known = _captions(out)
+    todo = [i for i, name in enumerate(names) if name not in known]
+    yield from (name for name in names if name in known)
+    workers = min(workers or len(os.sched_getaffinity(0)), max(len(todo), 1))
+    metadata = out / "metadata.jsonl"
+    with ProcessPoolExecutor(workers, get_context("spawn"), _leave_signals) as pool:
+        for start in range(0, len(todo), _AT_ONCE):
+            part = todo[start : start + _AT_ONCE]
+            for index, caption in zip(part, pool.map(partial(_one, out, order), part), strict=True):
+                known[names[index]] = caption
+                yield names[index]
+            _note_captions(metadata, known)
+
+
+def _leave_signals() -> None:
+    """Ctrl-C reaches the whole group of processes: the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _claim(out: Path, order: Order) -> None:
+    """Leave a note of what the folder holds, or compare with the one that is there."""
+    images.check_writable(out)
+    note, wanted = out / "scenes.json", asdict(order)
+    wanted.pop("count")
+    if note.exists():
+        there = json.loads(note.read_text())
+        for key, value in wanted.items():
+            if there.get(key) != value:
+                raise UsageError(
+                    f"{out} holds scenes of {key} {there.get(key)}, not {value}",
+                    "choose another folder, or delete this one",
+                )
+    text = json.dumps(wanted) + "\n"
+    images.write(note, lambda file: _put(file, text))
+
+
+def _captions(out: Path) -> dict[str, str]:
+    """The captions of scenes that are whole, by name."""
+    path = out / "metadata.jsonl"
+    if not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return {Path(row["file_name"]).stem: row["text"] for row in rows}
+
+
+def _note_captions(path: Path, known: dict[str, str]) -> None:
+    rows = [
+        json.dumps({"file_name": f"images/{name}.png", "text": known[name]})
+        for name in sorted(known)
+    ]
+    text = "\n".join(rows) + "\n"
+    images.write(path, lambda file: _put(file, text))
+
+
+def _put(file: IO[bytes], text: str) -> None:
+    file.write(text.encode())
+
+
+def _one(out: Path, order: Order, index: int) -> str:
+    picture, caption = frame(order, index)
+    name = f"{index:06d}.png"
+    maps = picture.maps
+    _save(out / "images" / name, picture.image)
+    _save(out / "depth" / name, np.rint(maps["depth"] * 1000).astype(np.uint16))
+    _save(out / "normals" / name, _deep(maps["normals"] / 2 + 0.5))
+    _save(out / "segmentation" / name, maps["segmentation"])
+    _save(out / "albedo" / name, _deep(srgb_from_linear(maps["albedo"])))
+    _save(out / "shading" / name, _deep(srgb_from_linear(maps["shading"])))
+    return caption
+
+
+def _deep(values: Array) -> Array:
+    return np.asarray(np.rint(np.clip(values, 0, 1) * 65535), np.uint16)
+
+
+def _save(path: Path, values: Array) -> None:
+    """A PNG of uint8 or uint16 [H, W] or [H, W, 3]; class ids get their palette."""
+    if values.dtype == np.uint16 and values.ndim == 3:  # Pillow cannot write it
+        images.write(path, partial(_deep_png, values=np.ascontiguousarray(values)))
+        return
+    image = Image.fromarray(values)
+    if values.dtype == np.uint8 and values.ndim == 2:
+        image.putpalette(ade20k().standard.tobytes())
+    images.write(path, lambda file: image.save(file, "PNG", compress_level=3))
+
+
+def _deep_png(file: IO[bytes], values: Array) -> None:
+    import OpenImageIO
+
+    height, width, channels = values.shape
+    spec = OpenImageIO.ImageSpec(width, height, channels, "uint16")
+    spec.attribute("png:compressionLevel", 3)
+    target = OpenImageIO.ImageOutput.create("png")  # it opens the file again by its name
+    if target is None:
+        raise OSError(OpenImageIO.geterror())
+    if not (target.open(file.name, spec) and target.write_image(values) and target.close()):
+        raise OSError(f"{target.geterror()}")

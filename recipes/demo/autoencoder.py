@@ -1,0 +1,150 @@
+"""Trains the demo model's VAE: pictures of all kinds -> latents a quarter of the size, and back.
+
+`python recipes/demo/autoencoder.py PACKED.npy OUT --steps 3000`; running it again goes on.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+CONFIG = {
+    "block_out_channels": (32, 64, 96),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "latent_channels": 8,
+    "sample_size": 128,
+    "mid_block_add_attention": False,
+    "scaling_factor": 1.0,
+}
+# how often each kind of picture is drawn: image, depth, normals, segmentation, albedo, shading
+SHARES = (0.26, 0.16, 0.14, 0.14, 0.18, 0.12)
+CROP, BATCH, RATE, NOISE, DECAY = 64, 32, 1.5e-3, 0.05, 0.998
+
+
+def crops(data: np.ndarray, step: int) -> Tensor:
+    """A batch [B, 3, CROP, CROP] in [-1, 1]; which, the step alone decides."""
+    rng = np.random.default_rng([1, step])
+    scenes = rng.integers(len(data), size=BATCH)
+    kinds = rng.choice(len(SHARES), size=BATCH, p=SHARES)
+    corners = rng.integers(data.shape[2] - CROP + 1, size=(BATCH, 2))
+    parts = [
+        data[scene, kind, y : y + CROP, x : x + CROP]
+        for scene, kind, (y, x) in zip(scenes, kinds, corners, strict=True)
+    ]
+    mirrored = [part[:, ::-1] if rng.random() < 0.5 else part for part in parts]
+    return torch.from_numpy(np.stack(mirrored)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def loss_of(vae: AutoencoderKL, pictures: Tensor, seed: int) -> Tensor:
+    """A smooth absolute error of the picture that comes back, with latents kept near 1.
+
+    The decoder sees latents with noise of the size that a UNet's errors have.
+    """
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = vae.encode(pictures).latent_dist
+        noise = torch.randn(latents.mean.shape, generator=torch.Generator().manual_seed(seed))
+        back = vae.decode((latents.mean.float() + NOISE * noise).to(torch.bfloat16)).sample
+    error = torch.sqrt((back.float() - pictures) ** 2 + 1e-4).mean()
+    spread = (latents.mean.float() ** 2).mean()
+    variance = ((latents.logvar.float() - 2 * math.log(NOISE)) ** 2).mean()
+    return error + 1e-3 * spread + 1e-4 * variance
+
+
+def rate(step: int, steps: int) -> float:
+    warm = min(1.0, (step + 1) / 50)
+    return RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
+
+
+@torch.no_grad()
+def whiten(vae: AutoencoderKL, data: np.ndarray) -> None:
+    """Make the latents' channels uncorrelated, of mean 0 and variance 1, inside the 1x1 convs."""
+    means = [vae.encode(crops(data, -1 - i + 2**31)).latent_dist.mean for i in range(12)]
+    flat = torch.cat(means).permute(1, 0, 2, 3).flatten(1).double()
+    centre = flat.mean(dim=1, keepdim=True)
+    values, vectors = torch.linalg.eigh(torch.cov(flat))
+    forward = (vectors / values.sqrt()).T
+    count = vae.config.latent_channels
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    weight = quant.weight[:count, :, 0, 0].double()
+    bias = quant.bias[:count].double()
+    quant.weight[:count, :, 0, 0] = (forward @ weight).float()
+    quant.bias[:count] = (forward @ (bias - centre[:, 0])).float()
+    back = vectors * values.sqrt()
+    weight = post.weight[:, :, 0, 0].double()
+    post.bias += (weight @ centre[:, 0]).float()
+    post.weight[:, :, 0, 0] = (weight @ back).float()
+
+
+@torch.no_grad()
+def report(vae: AutoencoderKL, data: np.ndarray) -> dict[str, float]:
+    """PSNR in dB of each kind of picture, on the last scenes."""
+    names = ("image", "depth", "normals", "segmentation", "albedo", "shading")
+    found = {}
+    for kind, name in enumerate(names):
+        pictures = torch.from_numpy(data[-48:, kind].copy()).permute(0, 3, 1, 2) / 127.5 - 1
+        back = vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)
+        found[name] = round(float(-10 * torch.log10(((back - pictures) ** 2).mean() / 4)), 2)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("packed", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    data = np.load(given.packed, mmap_mode="r")
+    vae = AutoencoderKL(**CONFIG)
+    average = torch.optim.swa_utils.AveragedModel(
+        vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY)
+    )
+    optimizer = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    given.out.mkdir(parents=True, exist_ok=True)
+    kept, first = given.out / "checkpoint.pt", 0
+    if kept.exists():
+        state = torch.load(kept, weights_only=True)
+        vae.load_state_dict(state["vae"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    start, sums = time.monotonic(), []
+    for step in range(first, given.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, given.steps)
+        loss = loss_of(vae, crops(data[:-48], step), step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(vae)
+        sums.append(loss.item())
+        if (step + 1) % 100 == 0 or step + 1 == given.steps:
+            told = {"step": step + 1, "loss": round(float(np.mean(sums)), 4)}
+            told |= {"seconds": round(time.monotonic() - start)}
+            told |= report(average.module, data) if (step + 1) % 1000 == 0 else {}
+            print(json.dumps(told), flush=True)
+            sums = []
+            state = {"vae": vae.state_dict(), "average": average.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save(state, kept.with_suffix(".part"))
+            kept.with_suffix(".part").replace(kept)
+    final = average.module
+    whiten(final, data)
+    print(json.dumps(report(final, data)), flush=True)
+    final.save_pretrained(given.out / "vae")
+
+
+if __name__ == "__main__":
+    main()
