@@ -17,7 +17,7 @@ Table = dict[str, Any]
 Check = Callable[[Any], str | None]  # what is wrong with a value, or None
 
 SOURCES = ("backbone", "lora")
-ORIGINS = ("path", "repo", "made")  # `packaged` becomes a path when it is read
+ORIGINS = ("path", "repo", "made")  # `packaged` gets a path when it is read
 
 
 def _one_of(names: Iterable[str]) -> Check:
@@ -226,7 +226,7 @@ def _check_source(file: _File, at: tuple[str, ...], key: str, source: Table) -> 
     if sum(origin in source for origin in (*ORIGINS, "packaged")) > 1:
         raise file.error(at, key, "must have only one of path, repo, packaged and made")
     if "packaged" in source:
-        inside = source.pop("packaged")
+        inside = source["packaged"]
         if inside.startswith("/") or ".." in Path(inside).parts:
             raise file.error((*at, key), "packaged", "must be a path inside the package")
         source["path"] = str(Path(str(resources.files("dmp_cli"))) / inside)

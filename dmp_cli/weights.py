@@ -37,8 +37,11 @@ class Source:
     variant: str | None = None
     sha256: str | None = None
     made: str | None = None
+    packaged: str | None = None  # a path inside the package; `path` is where that is
 
     def __str__(self) -> str:
+        if self.packaged:
+            return f"packaged {self.packaged}"
         if self.repo:
             return f"{self.repo}{'/' + self.file if self.file else ''}@{self.revision or 'main'}"
         return str(self.path) if self.path else f"made by dmp ({self.made})"

@@ -65,6 +65,13 @@ def test_wheel_layout(tmp_path: Path) -> None:
     assert ran.stdout == f"{tmp_path / 'dmp_cli' / 'weights.toml'} ['inside']\n"
 
 
+def test_a_packaged_source_is_a_file_of_the_package(tmp_path: Path) -> None:
+    mine = tmp_path / "w.toml"
+    mine.write_text('[models.mine]\nbackbone = { packaged = "demo" }\n')
+    found = catalogue.load(mine)["models"]["mine"]["backbone"]
+    assert found["path"] == str(Path(dmp_cli.__file__).parent / "demo")
+
+
 # Merging ----------------------------------------------------------------------------------
 
 
@@ -164,6 +171,18 @@ BAD = {
     "path of nobody": (
         '[models.mine]\nbackbone = { path = "~nobody-of-that-name/x" }\n',
         2, "models.mine.backbone.path", "is not a path",
+    ),
+    "packaged elsewhere": (
+        '[models.mine]\nbackbone = { packaged = "../demo" }\n',
+        2, "models.mine.backbone.packaged", "inside the package",
+    ),
+    "packaged and a path": (
+        '[models.mine]\nbackbone = { packaged = "demo", path = "sd" }\n',
+        2, "models.mine.backbone", "only one of",
+    ),
+    "classes": (
+        HEAD + '[models.mine.tasks.segmentation]\nclasses = "wall,unicorn"\n',
+        7, "models.mine.tasks.segmentation.classes", "unknown class 'unicorn'",
     ),
     "made elsewhere": (
         DEPTH + 'lora = { made = "../../x" }\n',

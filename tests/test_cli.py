@@ -242,7 +242,7 @@ def test_a_dry_run_loads_and_writes_nothing(dmp: Dmp, photos: Path, tmp_path: Pa
         (["predict", "depth", "IN", "-o", "OUT", "--weights", "/no.toml"], 2, "/no.toml"),
         (["predict", "depth", "IN"], 2, "Missing option"),
         (["predict", "depth", "EMPTY", "-o", "OUT"], 4, "no image found"),
-        (["predict", "depth", "IN", "-o", "OUT"], 5, "no weights for depth"),
+        (["predict", "depth", "IN", "-o", "OUT", "--model", "dmp"], 5, "no weights for depth"),
         (["predict", "depth", "IN", "-o", "OUT", "--model", "dmp-paper"], 5, "'dmp-paper' has no"),
         (["predict", "depth", "IN", "-o", "FILE", "--model", "untrained"], 6, "is a file"),
         (["predict", "depth", "IN", "-o", "OUT", "--model", "nope", "--dry-run"], 2, "'nope'"),
@@ -345,6 +345,20 @@ def test_the_untrained_model_works_and_says_what_it_is(
     assert np.array_equal(np.load(out / "a.depth.npy"), first)
 
 
+def test_without_the_papers_weights_the_demo_is_taken_and_said(
+    dmp: Dmp, photos: Path, tmp_path: Path
+) -> None:
+    options = ("predict", "depth", photos / "a.png", "--format", "npy")
+    ran = dmp(*options, "-o", tmp_path / "by itself")
+    assert ran.code == 0
+    assert ran.err.count("model dmp has no weights here: taking demo") == 1
+    assert "docs/weights.md" in ran.err
+    asked = dmp(*options, "-o", tmp_path / "asked for", "--model", "demo")
+    assert "no weights" not in asked.err
+    same = [np.load(tmp_path / name / "a.depth.npy") for name in ("by itself", "asked for")]
+    assert np.array_equal(*same)
+
+
 def test_looks_of_depth_pictures(
     dmp: Dmp, photos: Path, tmp_path: Path, model: tuple[str, ...]
 ) -> None:
@@ -394,7 +408,7 @@ def test_doctor_says_what_is_here(dmp: Dmp, weights: Path) -> None:
     ("words", "offered"),
     [
         ("--sampler ", ["ddim", "oracle", "onepass"]),
-        ("--model ", ["dmp", "dmp-paper", "untrained"]),
+        ("--model ", ["dmp", "dmp-paper", "demo", "untrained"]),
         ("--colormap ", list(images.COLORMAPS)),
         ("de", ["depth"]),
         ("depth,no", ["depth,normals"]),

@@ -171,7 +171,7 @@ def test_normals_as_pictures(dmp: Dmp, tmp_path: Path) -> None:
     colours = np.rint((truth / 2 + 0.5) * 255).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "pred.png"), colours[..., ::-1])
     files = tmp_path / "pred.png", tmp_path / "truth.npy"
-    ran = dmp("eval", *files, "-t", "normals", "--normals", "directx", "--json")
+    ran = dmp("eval", *files, "-t", "normals", "--axes", "directx", "--json")
     assert json.loads(ran.out)["metrics"]["mean_angle"] < 0.5
     ran = dmp("eval", *files, "-t", "normals", "--json")
     assert json.loads(ran.out)["metrics"]["mean_angle"] > 30
@@ -244,11 +244,11 @@ def test_a_truth_without_prediction(dmp: Dmp, data: Path) -> None:
     np.save(data / "out/x.depth.npy", np.ones((24, 32)))
     ran = dmp("eval", data / "out", data / "data", "-t", "depth", "--json")
     assert ran.code == 3
-    assert f"no prediction for {data}/data/depth/2.png; --partial accepts that" in ran.err
+    assert f"no prediction for {data}/data/depth/2.png; --skip-missing accepts that" in ran.err
     assert f"without a truth, left out: {data}/out/x.depth.npy" in ran.err
     assert json.loads(ran.out)["missing"] == [f"{data}/data/depth/2.png"]
     assert json.loads(ran.out)["images"] == 3
-    assert dmp("eval", data / "out", data / "data", "-t", "depth", "--partial").code == 0
+    assert dmp("eval", data / "out", data / "data", "-t", "depth", "--skip-missing").code == 0
 
 
 def test_a_file_that_fails_is_named_and_the_others_count(dmp: Dmp, data: Path) -> None:
@@ -313,8 +313,8 @@ def test_nothing_counts(dmp: Dmp, data: Path) -> None:
         (["-t", "depth", "--images", "data"], 2, "--images does not go with depth"),
         (["-t", "normals", "--align", "scale"], 2, "do not go with normals"),
         (["-t", "albedo", "--range", "1,2"], 2, "do not go with albedo"),
-        (["-t", "normals", "--normals", "x y"], 2, "unknown axes"),
-        (["-t", "normals", "--pred-normals", "blender"], 2, "unknown axes"),
+        (["-t", "normals", "--axes", "x y"], 2, "unknown axes"),
+        (["-t", "normals", "--pred-axes", "blender"], 2, "unknown axes"),
         (["-t", "depth", "--mask", "none.png"], 2, "none.png: no such file"),
         (["-t", "shading"], 4, "no maps of shading"),
         (["-t", "depth", "--csv", "data/depth/1.png/x.csv"], 6, "choose another --csv"),

@@ -158,9 +158,22 @@ def test_of_several_processes_one_speaks(
     assert bool(ran.out) == bool(ran.err) == (rank == "0")
 
 
+def test_without_a_terminal_a_line_now_and_then(
+    dmp: Dmp, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmp_cli.commands.train._QUIET_SECONDS", -1)
+    ran = dmp("train", "depth", data, "-o", tmp_path / "out", "--backbone", small_backbone(),
+              *SHORT, "--cache-latents")  # fmt: skip
+    assert "dmp: latent 5 of 6\n" in ran.err
+    assert "dmp: step 1 of 2: loss 0." in ran.err
+    assert "images/s" in ran.err
+
+
 def command(data: Path, out: Path, *more: object) -> list[str]:
-    return words(sys.executable, "-m", "dmp_cli", "train", "depth", data, "-o", out, "--backbone",
-                 small_backbone(), "--size", SIZE, "--batch", 1, "--device", "cpu", *more)  # fmt: skip
+    return words(
+        sys.executable, "-m", "dmp_cli", "train", "depth", data, "-o", out, "--device", "cpu",
+        "--backbone", small_backbone(), "--size", SIZE, "--batch", 1, *more,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -229,10 +242,13 @@ def test_a_terminal_has_a_bar_within_its_width(data: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(data: Path, tmp_path: Path) -> None:
-    """`accelerate launch`: half the batch in each gives the losses and the LoRA of the whole."""
+    """`accelerate launch`: half the batch in each gives the losses and LoRA of the whole.
+
+    On the CPU, accelerate starts several processes only when told of GPUs.
+    """
     more = ("--steps", 4, "--checkpoint-every", 2, "--validation", data)
     launch = words(
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2,
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
         "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
         "--num_cpu_threads_per_process", 1, "-m", "dmp_cli",
     )  # fmt: skip

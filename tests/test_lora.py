@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmp_cli import lora
-from dmp_cli.errors import ModelError
+from dmp_cli.errors import ModelError, UsageError
 from tests.conftest import PARITY
 
 OFFICIAL = PARITY / "lora/full/pytorch_lora_weights.safetensors"
@@ -35,6 +35,8 @@ SHAPES = {
     for key, up in STATE.items()
     if ".up." in key
 }
+STATE_DOWN = {module(key): value for key, value in STATE.items() if ".down." in key}
+STATE_UP = {module(key): value for key, value in STATE.items() if ".up." in key}
 SIDES = {"down": "A", "up": "B"}
 LAYOUTS: dict[str, Callable[[str], str]] = {
     "official": lambda key: key,
@@ -93,6 +95,54 @@ def test_another_rank_is_fine(tmp_path: Path) -> None:
     }
     found = lora.read(saved(tmp_path / "rank8.safetensors", state), SHAPES)
     assert {down.shape[0] for down, _ in found.values()} == {8}
+
+
+# Some of the projections --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("targets", "count", "every", "no"),
+    [
+        ("all", 128, "", "nothing"), ("self", 64, ".attn1.", ".attn2."),
+        ("cross", 64, ".attn2.", ".attn1."), ("to_out", 32, ".to_out.0", ".to_q"),
+        ("self, to_q", 16, ".attn1.to_q", ".to_k"), ("self,cross,to_q,to_v", 64, ".to_", ".to_k"),
+    ],
+)  # fmt: skip
+def test_targets(targets: str, count: int, every: str, no: str) -> None:
+    found = lora.chosen(SHAPES, targets)
+    assert len(found) == count
+    assert all(every in name and no not in name for name in found)
+    assert all(SHAPES[name] == shape for name, shape in found.items())
+
+
+@pytest.mark.parametrize("targets", ["", "attn1", "all,foo", "to_out.0"])
+def test_unknown_targets(targets: str) -> None:
+    with pytest.raises(UsageError, match="unknown target") as raised:
+        lora.chosen(SHAPES, targets)
+    assert "self" in raised.value.hint
+
+
+def test_targets_that_the_backbone_does_not_have() -> None:
+    with pytest.raises(UsageError, match="no projection for targets 'cross'"):
+        lora.chosen({"a.attn1.to_q": (2, 2)}, "cross")
+
+
+def test_a_file_that_declares_its_targets_holds_exactly_these(tmp_path: Path) -> None:
+    part = {name: (STATE_DOWN[name], STATE_UP[name]) for name in lora.chosen(SHAPES, "cross,to_q")}
+    state = lora.to_state(part)
+    path = saved(tmp_path / "a.safetensors", state, **{lora.DECLARED: "cross,to_q"})
+    found = lora.read(path, SHAPES)
+    assert found.keys() == part.keys()
+    with pytest.raises(ModelError, match="its down matrix is missing"):
+        lora.read(saved(tmp_path / "b.safetensors", state), SHAPES)
+    one = sorted(state)[0]
+    less = {key: value for key, value in state.items() if key != one}
+    with pytest.raises(ModelError, match="matrix is missing"):
+        lora.read(saved(tmp_path / "c.safetensors", less, **{lora.DECLARED: "cross,to_q"}), SHAPES)
+    with pytest.raises(ModelError, match="the backbone has no such projection"):
+        lora.read(saved(tmp_path / "d.safetensors", state, **{lora.DECLARED: "self"}), SHAPES)
+    with pytest.raises(ModelError, match=r"dmp\.targets in its header: unknown target"):
+        lora.read(saved(tmp_path / "e.safetensors", state, **{lora.DECLARED: "x"}), SHAPES)
 
 
 FIRST = sorted(STATE)[0]

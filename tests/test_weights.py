@@ -105,10 +105,17 @@ def test_no_default(default: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_packaged_models(task: str) -> None:
-    """The paper's are not to be had; nothing stands in for them unless it is asked for."""
+    """The paper's are not to be had; the demo stands in for them unless they are asked for."""
     packaged = catalogue.load()
     with pytest.raises(ModelError, match="'dmp' has no weights"):
-        weights.resolve(packaged, [task])
+        weights.resolve(packaged, [task], "dmp")
+    (recipe,) = weights.resolve(packaged, [task])
+    assert recipe.model == "demo"
+    assert recipe.lora.path is not None
+    assert recipe.lora.path.is_file()
+    assert weights.stands_in_for(packaged, "demo", None) == "dmp"
+    assert weights.stands_in_for(packaged, "demo", "demo") is None
+    assert weights.stands_in_for(packaged, "dmp", None) is None
     (recipe,) = weights.resolve(packaged, [task], "untrained")
     assert (recipe.lora.made, recipe.backbone.made) == (task, "tiny")
 
@@ -210,6 +217,56 @@ def test_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DMP_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert weights.store().name == "dmp"
+
+
+# To train ---------------------------------------------------------------------------------
+
+TRAIN = table(
+    "none", "bare", none={"size": 8}, bare={"backbone": SD, "size": 64, "prompt": "a room"},
+    full={"backbone": SD, "tasks": {"depth": DEPTH | {"scale": 3.0, "steps": 2}}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "folder", "expected"),
+    [
+        (None, "depth", None, {"model": "bare", "size": 64, "prompt": "a room", "guidance": 2.0}),
+        ("full", "depth", None, {"model": "full", "scale": 3.0, "steps": 2, "size": 512}),
+        ("full", "edges", None, {"scale": 8.0, "steps": 5}),
+        (None, "depth", "/b", {"model": "", "size": 512, "backbone": Source(path=Path("/b"))}),
+        ("none", "depth", "/b", {"size": 8, "backbone": Source(path=Path("/b"))}),
+    ],
+)
+def test_the_recipe_of_a_lora_that_is_yet_to_be(
+    model: str | None, task: str, folder: str | None, expected: dict[str, Any]
+) -> None:
+    found = weights.to_train(TRAIN, task, model, folder=Path(folder) if folder else None)
+    assert {key: getattr(found, key) for key in expected} == expected
+    assert (found.task, found.lora) == (task, Source())
+
+
+def test_flags_of_a_training() -> None:
+    found = weights.to_train(TRAIN, "depth", "bare", Settings(size=16, prompt=""))
+    assert (found.size, found.prompt, found.guidance) == (16, "", 1.0)
+    with pytest.raises(UsageError, match="size -1 must be"):
+        weights.to_train(TRAIN, "depth", "bare", Settings(size=-1))
+
+
+def test_no_backbone_to_train_on() -> None:
+    with pytest.raises(UsageError, match="unknown model 'x'"):
+        weights.to_train(TRAIN, "depth", "x")
+    for model, models in (("none", TRAIN), (None, table("gone"))):
+        with pytest.raises(ModelError, match="backbone") as raised:
+            weights.to_train(models, "depth", model)
+        assert "--backbone" in raised.value.hint
+
+
+def test_a_made_lora_fits_only_the_made_backbone() -> None:
+    made = {"lora": {"made": "depth"}}
+    with pytest.raises(UsageError, match="fits only the backbone made by dmp"):
+        weights.resolve(table(m={"backbone": SD, "tasks": {"depth": made}}), ["depth"], "m")
+    own = table(m={"backbone": {"made": "tiny"}, "tasks": {"depth": DEPTH}})
+    assert weights.resolve(own, ["depth"], "m")[0].backbone.made == "tiny"
 
 
 # Files of this machine --------------------------------------------------------------------

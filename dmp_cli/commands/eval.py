@@ -53,15 +53,17 @@ Mask = Annotated[
     typer.Option(help="What is not black counts: one file for all images, or a folder.",
                  rich_help_panel=COUNTED),
 ]  # fmt: skip
-Partial = Annotated[
+SkipMissing = Annotated[
     bool,
-    typer.Option("--partial", help="Accept truths without a prediction.", rich_help_panel=COUNTED),
+    typer.Option(
+        "--skip-missing", help="Accept truths without a prediction.", rich_help_panel=COUNTED
+    ),
 ]
 Unit = Annotated[
     float,
     typer.Option(help="Metres per step of true depth in whole numbers.", rich_help_panel=opt.FILES),
 ]
-Normals = Annotated[
+Axes = Annotated[
     str,
     typer.Option(help='Axes of true normals: opengl, directx, opencv, or letters like "-x y z".',
                  rich_help_panel=opt.FILES, autocompletion=lambda: tuple(tasks.AXES)),
@@ -71,7 +73,7 @@ PredUnit = Annotated[
     typer.Option(help="Metres per step of predicted depth in whole numbers.",
                  rich_help_panel=opt.FILES),
 ]  # fmt: skip
-PredNormals = Annotated[
+PredAxes = Annotated[
     str,
     typer.Option(help="Axes of predicted normals.", rich_help_panel=opt.FILES,
                  autocompletion=lambda: tuple(tasks.AXES)),
@@ -107,11 +109,11 @@ def evaluate(
     align: Align = "none",
     range_: Limits = "auto",
     mask: Mask = None,
-    partial: Partial = False,
+    skip_missing: SkipMissing = False,
     unit: Unit = 0.001,
-    normals: Normals = "opengl",
+    axes: Axes = "opengl",
     pred_unit: PredUnit = 0.001,
-    pred_normals: PredNormals = "opengl",
+    pred_axes: PredAxes = "opengl",
     baseline: Baseline = False,
     images: Images = None,
     worst: Worst = 5,
@@ -132,11 +134,11 @@ def evaluate(
     from dmp_cli.evaluate import write_csv
 
     talk = Talk(quiet, progress=progress)
-    how = _how(task, align, range_, (unit, normals), (pred_unit, pred_normals))
+    how = _how(task, align, range_, (unit, axes), (pred_unit, pred_axes))
     if images and how.task.measured != "light":
         raise UsageError(f"--images does not go with {task}: it is for albedo and shading")
     matched = matching.find(prediction, truth, how.task, mask, images)
-    _tell(matched, partial, talk)
+    _tell(matched, skip_missing, talk)
     if csv:
         _check_folder(csv)
     kind = "image" if images else "constant" if baseline else ""
@@ -147,7 +149,7 @@ def evaluate(
         talk.output(json_.dumps(record(scores)) if json else "\n".join(lines(scores)))
     if run.rows and csv:
         write_csv(csv, run.rows)
-    if run.failed or (matched.missing and not partial):
+    if run.failed or (matched.missing and not skip_missing):
         raise typer.Exit(3)
     if not run.rows:
         raise NoInputError("no pixel of any truth counts", "check --range, --mask and --unit")
@@ -161,9 +163,9 @@ def _settings(how: "How", files: dict[str, Path | None]) -> dict[str, Any]:
         "align": how.align,
         "range": how.limits,
         "unit": how.truth.unit,
-        "normals": how.truth.axes,
+        "axes": how.truth.axes,
         "pred_unit": how.prediction.unit,
-        "pred_normals": how.prediction.axes,
+        "pred_axes": how.prediction.axes,
     }
 
 
@@ -198,16 +200,16 @@ def _check_folder(csv: Path) -> None:
         raise ResourceError(why, "choose another --csv") from error
 
 
-def _tell(matched: "Matched", partial: bool, talk: Talk) -> None:
+def _tell(matched: "Matched", accepted: bool, talk: Talk) -> None:
     """What has no counterpart."""
     if matched.by_name:
         talk.note("no folders agree: files are matched by their names alone")
     if matched.spare:
         talk.note(f"without a truth, left out: {_some(matched.spare)}")
-    if matched.missing and partial:
+    if matched.missing and accepted:
         talk.note(f"without a prediction, left out: {_some(matched.missing)}")
     elif matched.missing:
-        talk.fail(f"no prediction for {_some(matched.missing)}; --partial accepts that")
+        talk.fail(f"no prediction for {_some(matched.missing)}; --skip-missing accepts that")
 
 
 def _some(paths: tuple[Path, ...]) -> str:

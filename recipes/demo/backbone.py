@@ -198,6 +198,7 @@ def main() -> None:
             torch.save(state, kept.with_suffix(".part"))
             kept.with_suffix(".part").replace(kept)
             save(average, given.out)
+    (given.out / "finished").touch()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Training of a LoRA on pairs of image and map; `loop.run` does it."""
