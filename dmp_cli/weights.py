@@ -233,7 +233,7 @@ def _no_source(model: str, tasks: Sequence[str]) -> ModelError:
         f"model {model!r} has no weights for {', '.join(tasks)}: "
         "no public repository is known to hold them",
         "name a backbone and LoRA files in a weights file and give it with --weights "
-        "(docs/weights.md);\nto see dmp at work without weights, use --model untrained",
+        "(docs/weights.md);\nto see dmp at work without them, use --model demo",
     )
 
 

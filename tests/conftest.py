@@ -84,8 +84,11 @@ class Ran:
     err: str
 
 
+Dmp = Callable[..., Ran]
+
+
 @pytest.fixture
-def dmp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def dmp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dmp:
     """Run `dmp` with arguments, in this process; returns its exit code and what it printed."""
 
     def run(*arguments: object) -> Ran:

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,8 @@ from PIL import Image
 from dmp_cli import __version__, images
 from dmp_cli.commands.report import Talk, shown
 from dmp_cli.engines import steps
-from tests.conftest import PARITY, TASKS, Ran, apart, write_image, write_weights
+from tests.conftest import PARITY, TASKS, Dmp, apart, write_image, write_weights
 
-Dmp = Callable[..., Ran]
 DMP = [sys.executable, "-m", "dmp_cli"]
 
 

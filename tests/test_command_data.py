@@ -1,16 +1,14 @@
 """`dmp data` as a user types it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Ran, write_image
+from tests.conftest import Dmp, write_image
 
-Dmp = Callable[..., Ran]
 ROWS, COLUMNS = 12, 16
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ import pytest
 import tifffile
 
 from dmp_cli.tasks import TASKS, find, srgb_from_linear, unit_vectors
-from tests.conftest import PARITY, Ran
+from tests.conftest import PARITY, Dmp
 
 RNG = np.random.default_rng(0)
 ARRAYS = dict(np.load(PARITY / "metrics.npz"))
 OFFICIAL: dict[str, Any] = json.loads((PARITY / "metrics.json").read_text())
-Dmp = Callable[..., Ran]
 
 
 def write_depth(path: Path, depth: Any) -> Path:

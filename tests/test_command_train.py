@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ from safetensors.torch import load_file
 from dmp_cli.errors import ResourceError
 from dmp_cli.train import checkpoints
 from dmp_cli.train import trainer as trainers
-from tests.conftest import Ran
+from tests.conftest import Dmp
 from tests.training import SIZE, small_backbone, write_pairs
 
-Dmp = Callable[..., Ran]
 LORA = "pytorch_lora_weights.safetensors"
 SHORT = ("--size", SIZE, "--steps", 2, "--batch", 1, "--device", "cpu", "--sampling-steps", 1)
 

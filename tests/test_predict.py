@@ -237,7 +237,7 @@ def test_as_it_is_has_a_limit(weights_file: Path) -> None:
     [
         ({"tasks": "dept"}, UsageError, "unknown task"),
         ({"model": "nope"}, UsageError, "unknown model"),
-        ({"model": None}, ModelError, "no weights for depth"),
+        ({"model": "dmp"}, ModelError, "no weights for depth"),
         ({"stepz": 1}, UsageError, "unknown option 'stepz'"),
         ({"steps": 1000}, UsageError, "start past the schedule's last"),
         ({"steps": 0}, UsageError, "steps 0 must be a whole number"),

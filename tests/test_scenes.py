@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dmp_cli.scenes.shapes import Hole, Part, Solid
 from dmp_cli.scenes.world import FARTHEST, World, class_id
 from dmp_cli.scenes.write import Order, frame, write
 from dmp_cli.tasks import TASKS, ade20k, linear_from_srgb
+from tests.conftest import Dmp
 
 SIZE = 96
 PLAIN = Part(0, Material("plain", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
@@ -252,3 +254,30 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(ResourceError, match="is a file"):
         list(write(tmp_path / "out", Order(1)))
+
+
+# The command ------------------------------------------------------------------------------
+
+
+def test_the_command_makes_a_data_set_that_the_check_accepts(dmp: Dmp, tmp_path: Path) -> None:
+    out = tmp_path / "rooms"
+    ran = dmp("data", "scenes", out, "--count", "2", "--size", "32", "--workers", "1")
+    assert (ran.code, ran.out) == (0, f"{out}\n")
+    assert "2 scenes in" in ran.err
+    assert dmp("data", "check", out).code == 0
+    other = dmp("data", "scenes", out, "--count", "2", "--size", "32", "--seed", "1")
+    assert other.code == 2
+    assert "holds scenes of seed 0, not 1" in other.err
+
+
+def test_ctrl_c_keeps_what_is_whole(
+    dmp: Dmp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> Iterator[str]:
+        yield "000000"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dmp_cli.scenes.write.write", stopped)
+    ran = dmp("data", "scenes", tmp_path, "--count", "5")
+    assert ran.code == 130
+    assert "interrupted at 1 of 5 scenes; run it again to go on" in ran.err

@@ -94,7 +94,7 @@ def test_no_source(model: str | None, tasks: list[str], named: str) -> None:
     with pytest.raises(ModelError, match=named) as raised:
         weights.resolve(TABLE, tasks, model)
     assert "--weights" in raised.value.hint
-    assert "--model untrained" in raised.value.hint
+    assert "--model demo" in raised.value.hint
 
 
 @pytest.mark.parametrize("default", [(), ("gone",)])
