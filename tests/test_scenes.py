@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import maps
+from dmp_cli import catalogue, maps
 from dmp_cli.errors import ResourceError, UsageError
 from dmp_cli.scenes.build import build
 from dmp_cli.scenes.materials import PATTERNS, Material
 from dmp_cli.scenes.render import Frame, render
 from dmp_cli.scenes.shapes import Hole, Part, Solid
-from dmp_cli.scenes.world import FARTHEST, World, class_id
+from dmp_cli.scenes.world import FARTHEST, Camera, Light, World, class_id
 from dmp_cli.scenes.write import Order, frame, write
-from dmp_cli.tasks import TASKS, ade20k, linear_from_srgb
+from dmp_cli.tasks import TASKS, linear_from_srgb, parse_classes
 from tests.conftest import Dmp
 
 SIZE = 96
@@ -178,11 +180,33 @@ def test_the_image_is_albedo_times_shading() -> None:
         assert np.median(error) < 0.02
 
 
+def test_the_classes_are_those_that_the_demo_model_knows() -> None:
+    seen: set[int] = set()
+    for index in range(60):
+        rng = np.random.default_rng([8, index])
+        seen |= set(np.unique(render(build(rng), 40, rng).maps["segmentation"]).tolist())
+    entry = catalogue.load()["models"]["demo"]["tasks"]["segmentation"]
+    assert seen == set(parse_classes(entry["classes"]) or ())
+
+
+def test_what_stands_in_the_light_throws_a_shadow() -> None:
+    """A lamp above a ball above the floor: the floor below the ball is darker than beside it."""
+    shell = Solid("shell", (0, 1.5, 0), (3, 1.5, 3), (PLAIN,) * 3)
+    ball = Solid("ball", (0, 1, 0), (0.4, 0.4, 0.4), (PLAIN,))
+    camera = Camera((0, 1.2, 2.8), 0.0, -0.3, 0.0, 1.2)
+    grey = (0.5, 0.5, 0.5)
+    world = World((shell, ball), (Light((0, 2.8, 0), 3.0),), 0.3, (1, 1, 1), (grey, grey), camera,
+                  "plain", "")  # fmt: skip
+    lit = render(replace(world, solids=(shell,)), 64, np.random.default_rng(0)).maps
+    with_ball = render(world, 64, np.random.default_rng(0)).maps
+    floor = (with_ball["normals"] == lit["normals"]).all(axis=-1) & (with_ball["depth"] > 2)
+    darker = with_ball["shading"] / lit["shading"]
+    assert (darker[floor] < 0.6).sum() > 20
+    assert np.median(darker[floor]) > 0.9
+
+
 def test_scenes_are_varied() -> None:
-    """Rooms and yards, and each of the classes that the demo model tells apart."""
-    seen = {int(label) for _, made in SCENES for label in np.unique(made.maps["segmentation"])}
-    names = {ade20k().names[label] for label in seen}
-    assert {"wall", "floor", "ceiling", "sky", "box", "ball", "table"} <= names
+    """Rooms and yards, and no two alike."""
     assert len({made.image.tobytes() for _, made in SCENES}) == len(SCENES)
     worlds = [world for world, _ in SCENES]
     assert len({world.caption for world in worlds}) == len(SCENES)
@@ -248,6 +272,51 @@ def test_a_folder_of_other_scenes_is_refused(folder: Path, key: str, value: int)
     other = replace(Order(3, seed=4, size=48), **{key: value})
     with pytest.raises(UsageError, match=f"holds scenes of {key}"):
         list(write(folder, other))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("metadata.jsonl", '{"file_name": "images/mine.png"}', "no scenes of dmp"),
+        ("images/000000.png", "mine", "no scenes of dmp"),
+        ("scenes.json", "{", "scenes.json is damaged"),
+        ("scenes.json", "[]", "scenes.json is damaged"),
+    ],
+)
+def test_what_is_somebody_elses_stays(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=said):
+        list(write(tmp_path, Order(1, size=16), workers=1))
+    assert (tmp_path / name).read_text() == text
+    assert not (tmp_path / "depth").exists()
+
+
+def test_captions_that_are_damaged_are_told(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(folder, out)
+    (out / "metadata.jsonl").write_text('{"file_name"')
+    with pytest.raises(UsageError, match=r"metadata\.jsonl is damaged"):
+        list(write(out, Order(3, seed=4, size=48)))
+
+
+def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
+    """The limit on the size of a file stands for the disk: the workers inherit it."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))\n"
+        "import dmp_cli.cli as cli; sys.argv[0] = 'dmp'\n"
+        "if __name__ == '__main__': cli.main()"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    words = ["data", "scenes", tmp_path / "out", "--count", "3", "--size", "128"]
+    ran = subprocess.run(
+        [sys.executable, script, *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 6, ran.stderr
+    assert "cannot be written" in ran.stderr
+    assert not list((tmp_path / "out").rglob("*.part"))
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:

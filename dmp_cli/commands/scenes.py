@@ -1,5 +1,6 @@
 """`dmp data scenes`: invented scenes with exact maps, to train and measure on."""
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,8 @@ def scenes(
     from dmp_cli.scenes.write import Order, write
 
     talk = Talk(quiet, progress=progress)
+    # so that the workers are sent home
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hidden = None if progress and not quiet else True
     start, made = time.monotonic(), 0
     bar = tqdm(total=number, unit="scene", file=sys.stderr, disable=hidden, dynamic_ncols=True)
@@ -49,5 +52,7 @@ def scenes(
     except KeyboardInterrupt:
         talk.fail(f"interrupted at {made} of {count(number, 'scene')}; run it again to go on")
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     talk.note(f"{count(number, 'scene')} in {time.monotonic() - start:.1f} s")
     talk.output(str(out))

@@ -1,10 +1,13 @@
 """Writes scenes as a data set that `dmp train` and `dmp eval` read (docs/data.md)."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -24,6 +27,7 @@ from dmp_cli.tasks import ade20k, srgb_from_linear
 Array = NDArray[Any]
 
 VERSION = 1  # of the generator: raise it when the same seed gives other scenes
+_ELSEWHERE = "choose another folder, or delete this one"
 _AT_ONCE = 64  # scenes in flight: bounds what an interrupted run throws away
 
 
@@ -47,17 +51,17 @@ def frame(order: Order, index: int) -> tuple[Frame, str]:
 def write(out: Path, order: Order, workers: int = 0) -> Iterator[str]:
     """Make the scenes that are not there yet, in `workers` processes (0: one per core).
 
-    Yields the name of each scene once it is whole. UsageError if `out` holds scenes of another
-    order, ResourceError if it cannot be written.
+    Yields the name of each scene once it is whole. UsageError if `out` holds anything but scenes
+    of the same order, ResourceError if it cannot be written.
     """
     _claim(out, order)
     names = [f"{index:06d}" for index in range(order.count)]
     known = _captions(out)
     todo = [i for i, name in enumerate(names) if name not in known]
     yield from (name for name in names if name in known)
-    workers = min(workers or len(os.sched_getaffinity(0)), max(len(todo), 1))
+    workers = min(workers or _cores(), max(len(todo), 1))
     metadata = out / "metadata.jsonl"
-    with ProcessPoolExecutor(workers, get_context("spawn"), _leave_signals) as pool:
+    with _pool(workers) as pool:
         for start in range(0, len(todo), _AT_ONCE):
             part = todo[start : start + _AT_ONCE]
             for index, caption in zip(part, pool.map(partial(_one, out, order), part), strict=True):
@@ -66,26 +70,58 @@ def write(out: Path, order: Order, workers: int = 0) -> Iterator[str]:
             _note_captions(metadata, known)
 
 
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux alone knows which cores the process may use
+        return os.cpu_count() or 1
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that are gone at the end; what they have not begun is then left undone."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_signals)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _leave_signals() -> None:
     """Ctrl-C reaches the whole group of processes: the parent alone decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _claim(out: Path, order: Order) -> None:
     """Leave a note of what the folder holds, or compare with the one that is there."""
-    images.check_writable(out)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{str(out)!r} is not UTF-8", "choose another folder") from error
     note, wanted = out / "scenes.json", asdict(order)
     wanted.pop("count")
     if note.exists():
-        there = json.loads(note.read_text())
+        there = _record(note, note.read_text())
         for key, value in wanted.items():
             if there.get(key) != value:
                 raise UsageError(
-                    f"{out} holds scenes of {key} {there.get(key)}, not {value}",
-                    "choose another folder, or delete this one",
+                    f"{out} holds scenes of {key} {there.get(key)}, not {value}", _ELSEWHERE
                 )
-    text = json.dumps(wanted) + "\n"
-    images.write(note, lambda file: _put(file, text))
+    elif out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out} holds files that are no scenes of dmp", _ELSEWHERE)
+    images.check_writable(out)
+    images.write_bytes(note, (json.dumps(wanted) + "\n").encode())
+
+
+def _record(path: Path, text: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UsageError(f"{path} is damaged: {text[:40]!r} is no record", _ELSEWHERE)
+    return record
 
 
 def _captions(out: Path) -> dict[str, str]:
@@ -93,8 +129,8 @@ def _captions(out: Path) -> dict[str, str]:
     path = out / "metadata.jsonl"
     if not path.exists():
         return {}
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {Path(row["file_name"]).stem: row["text"] for row in rows}
+    rows = [_record(path, line) for line in path.read_text().splitlines()]
+    return {Path(row.get("file_name", "")).stem: row.get("text", "") for row in rows}
 
 
 def _note_captions(path: Path, known: dict[str, str]) -> None:
@@ -102,12 +138,7 @@ def _note_captions(path: Path, known: dict[str, str]) -> None:
         json.dumps({"file_name": f"images/{name}.png", "text": known[name]})
         for name in sorted(known)
     ]
-    text = "\n".join(rows) + "\n"
-    images.write(path, lambda file: _put(file, text))
-
-
-def _put(file: IO[bytes], text: str) -> None:
-    file.write(text.encode())
+    images.write_bytes(path, ("\n".join(rows) + "\n").encode())
 
 
 def _one(out: Path, order: Order, index: int) -> str:
@@ -148,4 +179,6 @@ def _deep_png(file: IO[bytes], values: Array) -> None:
     if target is None:
         raise OSError(OpenImageIO.geterror())
     if not (target.open(file.name, spec) and target.write_image(values) and target.close()):
-        raise OSError(f"{target.geterror()}")
+        # it says what failed in words alone
+        full = shutil.disk_usage(Path(file.name).parent).free < values.nbytes
+        raise OSError(errno.ENOSPC if full else errno.EIO, target.geterror())

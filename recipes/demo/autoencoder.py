@@ -8,11 +8,11 @@ and a level that is off everywhere is what metres of depth suffer from most.
 import argparse
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from course import Course, rate  # beside this file
 from diffusers import AutoencoderKL
 from torch import Tensor
 
@@ -32,6 +32,7 @@ SHARES = (0.26, 0.16, 0.14, 0.14, 0.18, 0.12)
 CROP, BATCH, RATE = 64, 32, 1.5e-3
 WHOLE_BATCH, WHOLE_RATE = 8, 6e-4
 NOISE, DECAY = 0.05, 0.998
+HELD = 48  # scenes at the end that are never trained on
 
 
 def crops(data: np.ndarray, step: int, size: int = CROP, batch: int = BATCH) -> Tensor:
@@ -49,15 +50,14 @@ def crops(data: np.ndarray, step: int, size: int = CROP, batch: int = BATCH) -> 
 
 
 def loss_of(vae: AutoencoderKL, pictures: Tensor, seed: int) -> Tensor:
-    """A smooth absolute error of the picture that comes back and of its coarse levels.
+    """A smooth absolute error of the picture that comes back, and of its coarse levels.
 
-    The latents are kept near 1.
-
-    The decoder sees latents with noise of the size that a UNet's errors have.
+    The latents are kept near 1, and the decoder sees them with noise, as a UNet's errors are.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(pictures.device.type, torch.bfloat16):
         latents = vae.encode(pictures).latent_dist
         noise = torch.randn(latents.mean.shape, generator=torch.Generator().manual_seed(seed))
+        noise = noise.to(pictures.device)
         back = vae.decode((latents.mean.float() + NOISE * noise).to(torch.bfloat16)).sample
     off = back.float() - pictures
     coarse = torch.sqrt(torch.nn.functional.avg_pool2d(off, 16) ** 2 + 1e-5).mean()
@@ -65,12 +65,6 @@ def loss_of(vae: AutoencoderKL, pictures: Tensor, seed: int) -> Tensor:
     spread = (latents.mean.float() ** 2).mean()
     variance = ((latents.logvar.float() - 2 * math.log(NOISE)) ** 2).mean()
     return error + 1e-3 * spread + 1e-4 * variance
-
-
-def rate(step: int, steps: int, highest: float) -> float:
-    """Rises over 50 steps, then half a cosine down to a fiftieth."""
-    warm = min(1.0, (step + 1) / 50)
-    return highest * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
 
 
 @torch.no_grad()
@@ -99,10 +93,35 @@ def report(vae: AutoencoderKL, data: np.ndarray) -> dict[str, float]:
     names = ("image", "depth", "normals", "segmentation", "albedo", "shading")
     found = {}
     for kind, name in enumerate(names):
-        pictures = torch.from_numpy(data[-48:, kind].copy()).permute(0, 3, 1, 2) / 127.5 - 1
+        pictures = torch.from_numpy(data[-HELD:, kind].copy()).permute(0, 3, 1, 2) / 127.5 - 1
         back = vae.decode(vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)
         found[name] = round(float(-10 * torch.log10(((back - pictures) ** 2).mean() / 4)), 2)
     return found
+
+
+def train(given: argparse.Namespace, data: np.ndarray) -> AutoencoderKL:
+    """The averaged VAE, after both parts of the course."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**CONFIG).to(given.device)
+    average = AutoencoderKL(**CONFIG).to(given.device).requires_grad_(False)
+    optimizer = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    course = Course(given.out / "checkpoint.pt", vae, average, optimizer)
+    total = given.steps + given.whole_steps
+    while course.step < total:
+        step = course.step
+        on_crops = step < given.steps
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                rate(step, given.steps, RATE) if on_crops
+                else rate(step - given.steps, given.whole_steps, WHOLE_RATE)
+            )  # fmt: skip
+        how = (CROP, BATCH) if on_crops else (data.shape[2], WHOLE_BATCH)
+        loss = loss_of(vae, crops(data[:-HELD], step, *how).to(given.device), step)
+        loss.backward()
+        course.update({"loss": loss.item()}, DECAY)
+        if course.step % 100 == 0 or course.step == total:
+            course.save()
+    return average.cpu()
 
 
 def main() -> None:
@@ -111,55 +130,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=2000, help="on crops")
     parser.add_argument("--whole-steps", type=int, default=700, help="on whole pictures")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(0)
     data = np.load(given.packed, mmap_mode="r")
-    vae = AutoencoderKL(**CONFIG)
-    average = torch.optim.swa_utils.AveragedModel(
-        vae, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(DECAY)
-    )
-    optimizer = torch.optim.AdamW(vae.parameters(), RATE, betas=(0.9, 0.99), weight_decay=1e-3)
-    given.out.mkdir(parents=True, exist_ok=True)
-    kept, first = given.out / "checkpoint.pt", 0
-    if kept.exists():
-        state = torch.load(kept, weights_only=True)
-        vae.load_state_dict(state["vae"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    start, sums = time.monotonic(), []
-    total = given.steps + given.whole_steps
-    for step in range(first, total):
-        on_crops = step < given.steps
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                rate(step, given.steps, RATE) if on_crops
-                else rate(step - given.steps, given.whole_steps, WHOLE_RATE)
-            )  # fmt: skip
-        how = (CROP, BATCH) if on_crops else (data.shape[2], WHOLE_BATCH)
-        loss = loss_of(vae, crops(data[:-48], step, *how), step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update_parameters(vae)
-        sums.append(loss.item())
-        if (step + 1) % 100 == 0 or step + 1 == total:
-            told = {"step": step + 1, "loss": round(float(np.mean(sums)), 4)}
-            told |= {"seconds": round(time.monotonic() - start)}
-            told |= report(average.module, data) if (step + 1) % 1000 == 0 else {}
-            print(json.dumps(told), flush=True)
-            sums = []
-            state = {"vae": vae.state_dict(), "average": average.state_dict()}
-            state |= {"optimizer": optimizer.state_dict(), "step": step + 1}
-            torch.save(state, kept.with_suffix(".part"))
-            kept.with_suffix(".part").replace(kept)
-    final = average.module
-    whiten(final, data)
-    print(json.dumps(report(final, data)), flush=True)
-    final.save_pretrained(given.out / "vae")
+    vae = train(given, data)
+    whiten(vae, data)
+    print(json.dumps(report(vae, data)), flush=True)
+    vae.save_pretrained(given.out / "vae")
 
 
 if __name__ == "__main__":

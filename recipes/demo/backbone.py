@@ -7,13 +7,12 @@ is that of `dmp train`: v-prediction on `sqrt(a_t) y + sqrt(1 - a_t) x`.
 
 import argparse
 import json
-import math
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from course import Course, rate  # beside this file
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -59,9 +58,8 @@ class Latents:
         missing = [scene for scene in scenes if not self.kept[scene, kind, 0, 0, :2].any()]
         if missing:
             pictures = torch.from_numpy(self.packed[missing, kind]).permute(0, 3, 1, 2)
-            self.kept[missing, kind] = self.vae.encode(
-                pictures.float() / 127.5 - 1
-            ).latent_dist.mode().half()  # fmt: skip
+            pictures = (pictures.float() / 127.5 - 1).to(self.vae.device)
+            self.kept[missing, kind] = self.vae.encode(pictures).latent_dist.mode().cpu().half()
         return torch.from_numpy(self.kept[scenes, kind].astype(np.float32))
 
 
@@ -103,16 +101,11 @@ def loss_of(
     x, y = pair
     steps = rng.integers(1000, size=len(x))
     steps[rng.random(len(x)) < LAST] = 999
-    t = torch.from_numpy(steps)
-    alpha = Schedule.from_config(SCHEDULER).alphas[t][:, None, None, None]
-    with torch.autocast("cpu", torch.bfloat16):
+    t = torch.from_numpy(steps).to(x.device)
+    alpha = Schedule.from_config(SCHEDULER).alphas.to(x.device)[t][:, None, None, None]
+    with torch.autocast(x.device.type, torch.bfloat16):
         output = unet(mix(y, x, alpha), t, encoder_hidden_states=words.expand(len(x), -1, -1))
     return (output.sample.float() - velocity(y, x, alpha)).square().mean()
-
-
-def rate(step: int, steps: int) -> float:
-    warm = min(1.0, (step + 1) / 100)
-    return RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
 
 
 def train_step(
@@ -124,7 +117,8 @@ def train_step(
         rng = np.random.default_rng([2, step, kind])
         scenes = rng.integers(len(latents.packed) - 48, size=count)
         unet.set_adapter(task)
-        loss = loss_of(unet, (latents(scenes, 0), latents(scenes, kind)), words, rng)
+        pair = latents(scenes, 0).to(words.device), latents(scenes, kind).to(words.device)
+        loss = loss_of(unet, pair, words, rng)
         (loss * count / total).backward()
         losses[task] = loss.item()
     return losses
@@ -142,14 +136,29 @@ def save(average: UNet2DConditionModel, out: Path) -> None:
     for task in TASKS:
         state = get_peft_model_state_dict(average, adapter_name=task)
         (out / "loras").mkdir(parents=True, exist_ok=True)
-        plain = {f"unet.{key}": value.half().contiguous() for key, value in state.items()}
+        plain = {f"unet.{key}": value.half().cpu().contiguous() for key, value in state.items()}
         save_file(plain, out / "loras" / f"{task}.safetensors")
     bare = UNet2DConditionModel(**UNET)
     bare.load_state_dict({
-        key.replace(".base_layer", ""): value
+        key.replace(".base_layer", ""): value.cpu()
         for key, value in average.state_dict().items() if ".lora_" not in key
     })  # fmt: skip
     bare.half().save_pretrained(out / "unet")
+
+
+def train(given: argparse.Namespace, latents: Latents) -> None:
+    """Train, and leave UNet and LoRAs in OUT at each checkpoint."""
+    words = empty_prompt(given.out).to(given.device)
+    unet, average = (fresh_unet().to(given.device) for _ in range(2))
+    optimizer = torch.optim.AdamW(trained(unet), RATE, betas=(0.9, 0.99), weight_decay=1e-2)
+    course = Course(given.out / "checkpoint.pt", unet, average.requires_grad_(False), optimizer)
+    while course.step < given.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = rate(course.step, given.steps, RATE, 100)
+        course.update(train_step(unet, latents, words, course.step), DECAY)
+        if course.step % CHECKPOINT == 0 or course.step == given.steps:
+            course.save()
+            save(average, given.out)
 
 
 def main() -> None:
@@ -157,48 +166,15 @@ def main() -> None:
     parser.add_argument("packed", type=Path)
     parser.add_argument("vae", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    words = empty_prompt(given.out)
-    if not (given.out / "vae").exists():
-        shutil.copytree(given.vae, given.out / "vae")
-    vae = AutoencoderKL.from_pretrained(given.out / "vae").half().float().eval()
-    latents = Latents(np.load(given.packed, mmap_mode="r"), vae, given.out / "latents.npy")
-    unet, average = fresh_unet(), fresh_unet().requires_grad_(False)
-    optimizer = torch.optim.AdamW(trained(unet), RATE, betas=(0.9, 0.99), weight_decay=1e-2)
-    kept, first = given.out / "checkpoint.pt", 0
-    if kept.exists():
-        state = torch.load(kept, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    start, sums = time.monotonic(), []
-    for step in range(first, given.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, given.steps)
-        sums.append(train_step(unet, latents, words, step))
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-        decay = min(DECAY, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for mean, new in zip(average.parameters(), unet.parameters(), strict=True):
-                mean.lerp_(new, 1 - decay)
-        if (step + 1) % CHECKPOINT == 0 or step + 1 == given.steps:
-            told = {task: round(float(np.mean([s[task] for s in sums])), 4) for task in SHARES}
-            told |= {"step": step + 1, "seconds": round(time.monotonic() - start)}
-            print(json.dumps(told), flush=True)
-            sums = []
-            state = {"unet": unet.state_dict(), "average": average.state_dict()}
-            state |= {"optimizer": optimizer.state_dict(), "step": step + 1}
-            torch.save(state, kept.with_suffix(".part"))
-            kept.with_suffix(".part").replace(kept)
-            save(average, given.out)
-    (given.out / "finished").touch()
+    shutil.copytree(given.vae, given.out / "vae", dirs_exist_ok=True)
+    vae = AutoencoderKL.from_pretrained(given.vae).half().float().eval().to(given.device)
+    packed = np.load(given.packed, mmap_mode="r")
+    train(given, Latents(packed, vae, given.out / "latents.npy"))
+    vae.half().save_pretrained(given.out / "vae")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Makes the bundled model `demo` from nothing: `python recipes/demo/make.py WORK`.
 
-Every stage is skipped once its result is there, and a stage that was cut off goes on, so the same
-command resumes. At the end the model stands in WORK/demo; `--install` copies it into dmp_cli/demo.
-docs/demo.md tells what it is and how long it took.
+A stage that was cut off goes on, and one that is done is not done again, unless what it or a stage
+before it is asked for has changed: so the same command resumes. `--install` copies the model into
+dmp_cli/demo and measures it. docs/demo.md tells what it is and how long it took.
 """
 
 import argparse
@@ -12,27 +12,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from dmp_cli.tasks import TASKS
+
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent.parent / "dmp_cli" / "demo"
-PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae", "loras")
+PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+DMP = ("-m", "dmp_cli")
 
 
-def stage(result: Path, *words: object) -> None:
-    """Run a command that leaves `result`, unless it is there."""
-    if result.exists():
-        print(f"there: {result}", flush=True)
-        return
-    command = [sys.executable, *map(str, words)]
-    print(" ".join(command), flush=True)
-    # threads that wait must not spin: other processes on the machine would slow them tenfold
-    subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
+class Stages:
+    """Runs commands one after the other; a note beside each result says what it was asked for."""
+
+    def __init__(self) -> None:
+        self._asked = ""
+
+    def __call__(self, result: Path, *words: object) -> None:
+        """Run a command that leaves `result`."""
+        command = [sys.executable, *map(str, words)]
+        self._asked += " ".join(command[1:]) + "\n"
+        begun, done = (result.with_name(f"{result.name}.{mark}") for mark in ("begun", "done"))
+        if done.exists() and done.read_text() == self._asked:
+            print(f"there: {result}", flush=True)
+            return
+        if begun.exists() and begun.read_text() != self._asked:
+            shutil.rmtree(result) if result.is_dir() else result.unlink(missing_ok=True)
+        begun.write_text(self._asked)
+        print(" ".join(command), flush=True)
+        # threads that wait must not spin: other processes on the machine would slow them tenfold
+        subprocess.run(command, check=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"})
+        begun.rename(done)
 
 
-def install(model: Path) -> None:
+def install(work: Path) -> None:
     """Copy the model's files into the package."""
+    shutil.rmtree(PACKAGE, ignore_errors=True)
     for part in PARTS:
-        shutil.rmtree(PACKAGE / part, ignore_errors=True)
-        shutil.copytree(model / part, PACKAGE / part)
+        shutil.copytree(work / "backbone" / part, PACKAGE / part)
+    (PACKAGE / "loras").mkdir()
+    for task in TASKS:
+        with safe_open(work / f"lora-{task}/pytorch_lora_weights.safetensors", "pt") as file:
+            halves = {key: file.get_tensor(key).half() for key in file.keys()}  # noqa: SIM118
+            save_file(halves, PACKAGE / "loras" / f"{task}.safetensors", file.metadata())
     size = sum(path.stat().st_size for path in PACKAGE.rglob("*") if path.is_file())
     print(f"{PACKAGE}: {size / 1e6:.2f} MB")
 
@@ -44,21 +67,30 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--vae-whole-steps", type=int, default=700)
     parser.add_argument("--unet-steps", type=int, default=4000)
+    parser.add_argument("--lora-steps", type=int, default=100)
     parser.add_argument("--install", action="store_true")
     given = parser.parse_args()
-    work = given.work
+    work, stage = given.work, Stages()
     work.mkdir(parents=True, exist_ok=True)
-    train, packed = work / "train", work / f"train-{given.scenes}.npy"
-    scenes = ("-m", "dmp_cli", "data", "scenes")
-    stage(packed, *scenes, train, "--count", given.scenes, "--seed", 1)
+    train, packed, vae = work / "train", work / "train.npy", work / "autoencoder"
+    stage(work / "heldout", *DMP, "data", "scenes", work / "heldout",
+          "--count", 200, "--seed", 20002)  # fmt: skip
+    stage(train, *DMP, "data", "scenes", train, "--count", given.scenes, "--seed", 1)
     stage(packed, HERE / "pack.py", train, packed)
-    stage(work / "heldout", *scenes, work / "heldout", "--count", 200, "--seed", 20002)
-    stage(work / "autoencoder/vae", HERE / "autoencoder.py", packed, work / "autoencoder",
-          "--steps", given.vae_steps, "--whole-steps", given.vae_whole_steps)  # fmt: skip
-    stage(work / "demo/finished", HERE / "backbone.py", packed, work / "autoencoder/vae",
-          work / "demo", "--steps", given.unet_steps)  # fmt: skip
+    stage(vae, HERE / "autoencoder.py", packed, vae, "--steps", given.vae_steps,
+          "--whole-steps", given.vae_whole_steps)  # fmt: skip
+    backbone = work / "backbone"
+    stage(backbone, HERE / "backbone.py", packed, vae / "vae", backbone,
+          "--steps", given.unet_steps)  # fmt: skip
+    for task in TASKS:  # the last steps of each LoRA alone, as anybody's are trained
+        lora = work / f"lora-{task}"
+        stage(lora, *DMP, "train", task, train, "-o", lora, "--backbone", backbone,
+              "--init", backbone / "loras" / f"{task}.safetensors", "--size", 128,
+              "--steps", given.lora_steps, "--batch", 16, "--lr", 2e-4, "--timesteps", "900-999",
+              "--no-flip", "--sampling-steps", 1, "--spacing", "trailing", "--final", "y0",
+              "--mixed-precision", "no")  # fmt: skip
     if given.install:
-        install(work / "demo")
+        install(work)
         stage(work / "measured", HERE / "measure.py", work / "heldout", work / "measured")
 
 
