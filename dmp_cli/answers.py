@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from dmp_cli import images
-from dmp_cli.errors import ImageError
+from dmp_cli.data import read_image
 from dmp_cli.tasks import Array, Task, linear_from_srgb, unit_vectors
-
-MAX_PIXELS = 100_000_000  # of an image that serves as an answer
 
 # Depth is counted in bins, to know the median of all pixels: 1e-4 m to 1e6 m, each 0.035 % wide
 _BINS = 1 << 16
@@ -76,10 +74,6 @@ def as_map(answer: Answer, truth: Array, image: Path | None = None) -> Array:
         return np.broadcast_to(answer.value, truth.shape)
     if image is None:
         raise ValueError("the answer is an image, and there is none")
-    try:
-        rgb = images.read(image, MAX_PIXELS).rgb
-    except ImageError as error:
-        raise ImageError(f"{image}: {error}", error.hint) from error
-    light = linear_from_srgb(rgb / np.float32(255))
+    light = linear_from_srgb(read_image(image) / np.float32(255))
     light = images.resize(light, (truth.shape[0], truth.shape[1]))
     return light if truth.ndim == 3 else np.asarray(light.mean(axis=-1))

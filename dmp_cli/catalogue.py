@@ -138,6 +138,11 @@ def load(extra: str | Path | None = None) -> Table:
     return merged
 
 
+def packaged() -> Table:
+    """The packaged weights file alone."""
+    return _read(files()[0])
+
+
 def files(extra: str | Path | None = None) -> list[Path]:
     """The weights files in the order they are read; an editable install has no packaged copy."""
     packaged = Path(str(resources.files("dmp_cli"))) / "weights.toml"

@@ -8,19 +8,16 @@
 Every ImageError raised here begins with the path of the file, so it can be shown as it is.
 """
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from dmp_cli import captions, images, jobs, maps
-from dmp_cli.errors import ImageError, NoInputError, UsageError
+from dmp_cli import captions, images, jobs, maps, naming
+from dmp_cli.errors import ImageError, NoInputError
 from dmp_cli.maps import Reading
-from dmp_cli.tasks import TASKS, Array, Coding, Task, ade20k
+from dmp_cli.tasks import UNLABELLED, Array, Coding, Task, ade20k
 
-IMAGE_FOLDERS = ("images", "image", "rgb")
 MAX_PIXELS = 100_000_000  # an image with more is refused
 
 
@@ -60,20 +57,31 @@ def pairs(root: Path, task: Task, partial: bool = False) -> list[Pair]:
     """The pairs of a folder, sorted by name.
 
     UsageError if it is no folder. NoInputError if it has no images, or no maps of the task.
-    ImageError for captions of no image, for two maps of one image, and, unless `partial`, for an
-    image without a map or a map without an image.
+    ImageError for captions of no image, for two maps of one image, for a file that is not there,
+    such as a link to nothing, and, unless `partial`, for an image without a map or a map without
+    an image. Every path returned is that of a file that was there, no FIFO or device.
     """
     found = layout(root, task)
     if found.doubles:
-        first, second = found.doubles[0]
-        raise ImageError(f"{second}: {first} has the same name", "keep one of them")
+        raise naming.same_name(*found.doubles[0])
     if not found.maps:
         number = len(found.without_target)
         raise NoInputError(f"{root}: {number} images, but no {task.name} maps", where(root, task))
     if not found.pairs or not partial:
         _require(found.without_target, f"{task.name} map")
         _require(found.without_image, "image")
+    for pair in found.pairs:
+        _require_file(pair.image)
+        _require_file(pair.target)
     return list(found.pairs)
+
+
+def _require_file(path: Path) -> None:
+    try:
+        path.stat()
+    except OSError as error:
+        why = f"{path}: cannot be read: {error.strerror}"
+        raise ImageError(why, "a link has to lead to a file") from error
 
 
 def _require(lonely: tuple[Path, ...], counterpart: str) -> None:
@@ -88,8 +96,11 @@ def _require(lonely: tuple[Path, ...], counterpart: str) -> None:
 
 def layout(root: Path, task: Task) -> Layout:
     """What is there for a task, and what is not. Raises as `pairs` does for a folder as a whole."""
-    folder = image_folder(root)
-    shots, targets = _images(root, folder), _targets(root, folder, task)
+    folder, shots = naming.image_folder(root), naming.images(root)
+    if not shots:
+        endings = " ".join(sorted(jobs.SUFFIXES))
+        raise NoInputError(f"no image found in {folder}", f"images end in {endings}")
+    targets = _targets(root, task)
     prompts = captions.read(
         (root, folder), {path: name for name, paths in shots.items() for path in paths}
     )
@@ -108,14 +119,6 @@ def layout(root: Path, task: Task) -> Layout:
     )
 
 
-def image_folder(root: Path) -> Path:
-    """Where the images of a training set lie; UsageError if there is no such folder."""
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "no such folder"
-        raise UsageError(f"{root}: {what}", "give the folder that holds images and maps")
-    return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root)
-
-
 def where(root: Path, task: Task) -> str:
     """Where maps of a task are looked for, and which folders are there instead."""
     there = sorted(path.name for path in root.iterdir() if path.is_dir())
@@ -124,60 +127,17 @@ def where(root: Path, task: Task) -> str:
     return f"{looked}; folders there: {', '.join(there) or 'none'}"
 
 
-def _images(root: Path, folder: Path) -> dict[str, list[Path]]:
-    """Image files by name; maps beside them and the folders of tasks are left out."""
-    own = {root / name for task in TASKS.values() for name in _names(task)}
-    found: dict[str, list[Path]] = {}
-    for path in _walk(folder, own if folder == root else set()):
-        marked = any(_without_mark(path.stem, task) for task in TASKS.values())
-        if path.suffix.lower() in jobs.SUFFIXES and not marked:
-            found.setdefault(_key(folder, path, path.stem), []).append(path)
-    if not found:
-        endings = " ".join(sorted(jobs.SUFFIXES))
-        raise NoInputError(f"no image found in {folder}", f"images end in {endings}")
-    return found
+def _targets(root: Path, task: Task) -> naming.Named:
+    """The maps of a task by name, without pictures of 8 bits that show depth."""
 
+    def shows(path: Path) -> bool:
+        return task.metres and naming.is_picture(path) and _is_8bit_png(path)
 
-def _targets(root: Path, folder: Path, task: Task) -> dict[str, list[Path]]:
-    """Map files by name: of the task's folders, else those beside the images."""
-    folders = [root / name for name in _names(task) if (root / name).is_dir()]
-    found: dict[str, list[Path]] = {}
-    for base in folders or [folder]:
-        for path in _walk(base, set()):
-            stem = _without_mark(path.stem, task)
-            if path.suffix.lower() in maps.SUFFIXES and (stem or folders):
-                found.setdefault(_key(base, path, stem or path.stem), []).append(path)
-    kept = {name: _without_pictures(files, task) for name, files in found.items()}
-    return {name: files for name, files in kept.items() if files}
-
-
-def _names(task: Task) -> tuple[str, ...]:
-    return (task.name, *task.aliases)
-
-
-def _key(base: Path, path: Path, stem: str) -> str:
-    return (path.relative_to(base).parent / stem).as_posix()
-
-
-def _without_mark(stem: str, task: Task) -> str | None:
-    """`a` of `a.depth` and `a.depth.16`; None if it is not marked as a map of the task."""
-    for mark in (f".{name}{bits}" for name in _names(task) for bits in ("", ".16")):
-        if stem.endswith(mark) and stem != mark:
-            return stem.removesuffix(mark)
-    return None
-
-
-def _without_pictures(files: list[Path], task: Task) -> list[Path]:
-    """Without `a.TASK.png`, which `dmp predict` writes to look at, where it is not data.
-
-    That is where the same map lies beside it in another format, and 8-bit depth in any case.
-    """
-
-    def look(path: Path) -> bool:
-        marked = path.name.endswith(tuple(f".{name}.png" for name in _names(task)))
-        return marked and (len(files) > 1 or (task.metres and _is_8bit_png(path)))
-
-    return [path for path in files if not look(path)]
+    found = {
+        name: [path for path in files if not shows(path)]
+        for name, files in naming.maps(root, task).items()
+    }
+    return {name: files for name, files in found.items() if files}
 
 
 def _is_8bit_png(path: Path) -> bool:
@@ -187,21 +147,6 @@ def _is_8bit_png(path: Path) -> bool:
             return file.read(25)[24:] in (b"\1", b"\2", b"\4", b"\x08")
     except OSError:
         return False  # reading the map will say what is wrong
-
-
-def _walk(folder: Path, leave_out: set[Path]) -> Iterator[Path]:
-    """Files below a folder, sorted; hidden ones are left out."""
-
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: cannot be read: {error.strerror}") from error
-
-    for above, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and Path(above, name) not in leave_out
-        )
-        yield from (Path(above, name) for name in sorted(names) if not name.startswith("."))
 
 
 # Reading ----------------------------------------------------------------------------------
@@ -243,11 +188,11 @@ def require_usable(path: Path, values: Array, task: Task) -> None:
     """ImageError if a map of `maps.read` cannot train: NaN or infinite, or ids of no class."""
     if task.labels:
         known = len(ade20k().names)
-        wrong = values[(values >= known) & (values != maps.UNLABELLED)]
+        wrong = values[(values >= known) & (values != UNLABELLED)]
         if wrong.size:
             raise ImageError(
                 f"{path}: class id {wrong[0]} is out of range (pixels with such: {wrong.size})",
-                f"ids are 0 to {known - 1}, {maps.UNLABELLED} for no class; ADE20K's own files "
+                f"ids are 0 to {known - 1}, {UNLABELLED} for no class; ADE20K's own files "
                 "count from 1: take 1 off",
             )
         return

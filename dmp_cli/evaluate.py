@@ -5,7 +5,6 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from dmp_cli.answers import Answer
 from dmp_cli.errors import DmpError, ImageError
 from dmp_cli.maps import Reading
 from dmp_cli.matching import Match
-from dmp_cli.tasks import Array, Task, ade20k, find
+from dmp_cli.tasks import UNLABELLED, Array, Task, ade20k, find
 
 RESIZED = "prediction resized to the size of the truth"
 CLIPPED = f"predicted depth below {metrics.NEAREST} m: taken as {metrics.NEAREST} m"
@@ -113,7 +112,7 @@ def _truth(match: Match, how: How) -> _Truth:
     if how.task.labels and (top := int(values[counted].max(initial=0))) >= len(ade20k().names):
         raise ImageError(
             f"{match.truth}: {top} is no class id",
-            f"ids are 0 to {len(ade20k().names) - 1}, {metrics.UNLABELLED} where there is no class",
+            f"ids are 0 to {len(ade20k().names) - 1}, {UNLABELLED} where there is no class",
         )
     return _Truth(values, counted, mask)
 
@@ -224,9 +223,4 @@ def write_csv(path: Path, rows: Iterable[Compared]) -> None:
         writer.writerow(
             [row.match.name, *files, row.pixels, *(row.numbers[name] for name in names)]
         )
-    data = text.getvalue().encode("utf-8", "surrogateescape")
-
-    def save(file: IO[bytes]) -> None:
-        file.write(data)
-
-    images.write(path, save)
+    images.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))

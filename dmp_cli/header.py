@@ -80,5 +80,8 @@ def _value(path: Path, key: str, text: str, kind: type) -> Any:
 
 
 def text(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Entries as a safetensors header takes them: strings, with dmp's prefix."""
-    return {PREFIX + key: str(value) for key, value in entries.items()}
+    """Entries as a safetensors header takes them: strings of UTF-8, with dmp's prefix."""
+    return {
+        PREFIX + key: str(value).encode(errors="backslashreplace").decode()
+        for key, value in entries.items()
+    }

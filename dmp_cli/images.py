@@ -26,7 +26,7 @@ BACKGROUND = (255, 255, 255)  # what stands behind transparent pixels
 SEVERAL = "has several frames: the first is taken"
 BUDGET = 4  # the network's picture has at most this many times size * size pixels
 
-_PNG_END = b"IEND\xaeB`\x82"
+PNG_END = b"IEND\xaeB`\x82"  # a whole PNG holds it
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _QUIET = logging.NullHandler()
 
@@ -58,7 +58,7 @@ def read(path: Path, max_pixels: int) -> Pixels:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, max_pixels)
-            if image.format == "PNG" and _PNG_END not in data:  # Pillow does not mind
+            if image.format == "PNG" and PNG_END not in data:  # Pillow does not mind
                 raise ImageError("damaged: the file ends too early")
             if not _deep_planes(image):
                 return upright(image)

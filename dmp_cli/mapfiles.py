@@ -3,22 +3,25 @@
 The messages of the ImageErrors here leave out the path of the file: maps.py puts it before them.
 """
 
+import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import OpenImageIO
 from PIL import Image, UnidentifiedImageError
 
 from dmp_cli.errors import ImageError
+from dmp_cli.images import PNG_END
 from dmp_cli.tasks import TASKS, Array, Task
 
 SUFFIXES = (".npy", ".npz", ".exr", ".png", ".tif", ".tiff")
+MAX_VALUES = 400_000_000  # of a map, all channels together: the largest image, with alpha
 
-_PNG_END = b"IEND\xaeB`\x82"
 _FORMATS = f"dmp reads maps from {' '.join(SUFFIXES)}"
 
 
@@ -27,7 +30,8 @@ def read(path: Path, task: Task, three: bool) -> Array:
 
     [H, W] or [H, W, C] from pictures, any shape from .npy and .npz. Where a file holds several
     arrays or layers, the one named after the task is taken. ImageError if the file is not there,
-    damaged or of another kind, or if none or several of its arrays can be meant.
+    damaged, of another kind, or by its header of more than MAX_VALUES, or if none or several of
+    its arrays can be meant.
     """
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
@@ -50,16 +54,40 @@ def read(path: Path, task: Task, three: bool) -> Array:
 
 def _numpy(path: Path, task: Task) -> Array:
     try:
-        with path.open("rb") as file:  # numpy leaves a damaged one open
-            found = np.load(file, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                return found
-            return np.asarray(found[_member(found.files, task)])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with path.open("rb") as file:
+            if not file.read(4).startswith(b"PK"):
+                return _array(file)
+            with zipfile.ZipFile(file) as archive:
+                names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+                with archive.open(names[_member(list(names), task)]) as member:
+                    return _array(member)
+    # RuntimeError: of a zip that is encrypted or packed in a way that zipfile does not know
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if "pickle" in str(error).lower():
             hint = "save it again as an array of numbers: numpy.save(path, array)"
             raise ImageError("holds pickled objects, which dmp never loads", hint) from error
         raise ImageError(f"damaged: {error}") from error
+
+
+def _array(file: IO[bytes]) -> Array:
+    """The array of an open .npy; numpy.load would take memory for it before its size is known."""
+    file.seek(0)
+    header = (
+        np.lib.format.read_array_header_1_0
+        if np.lib.format.read_magic(file) == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    _require_size(header(file)[0])
+    file.seek(0)
+    return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def _require_size(shape: Sequence[int]) -> None:
+    if math.prod(shape) > MAX_VALUES:
+        raise ImageError(
+            f"{' x '.join(map(str, shape))} values are more than {MAX_VALUES // 1_000_000} million",
+            "make the map smaller: the network sees far less of it",
+        )
 
 
 def _member(names: list[str], task: Task) -> str:
@@ -77,9 +105,16 @@ def _member(names: list[str], task: Task) -> str:
 
 def _indices(path: Path) -> Array | None:
     """The values of an indexed picture; None if it has no palette."""
+    # Pillow's own limit is for the process; ours is checked below, from the header too
+    Image.MAX_IMAGE_PIXELS = max(MAX_VALUES, Image.MAX_IMAGE_PIXELS or 0)
     try:
         with Image.open(path, formats=("PNG", "TIFF")) as image:
+            _require_size((image.height, image.width))
             return np.asarray(image) if image.mode == "P" else None
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"too large: {error}") from error
     except UnidentifiedImageError:  # kinds of TIFF that Pillow does not know have no palette
         return None
     except Exception as error:  # Pillow raises nearly every kind on a bad file
@@ -90,7 +125,7 @@ def _picture(path: Path) -> Array:
     """[H, W, C] of a PNG or TIFF in its own depth (Pillow has 8 bits of 16-bit RGB), no alpha."""
     if path.suffix.lower() == ".png":
         data = path.read_bytes()
-        if data.startswith(b"\x89PNG") and _PNG_END not in data:  # libpng would print it
+        if data.startswith(b"\x89PNG") and PNG_END not in data:  # libpng would print it
             raise ImageError("damaged: the file ends too early")
     file = _open(path)
     spec = file.spec()
@@ -121,6 +156,8 @@ def _pixels(file: Any, part: int, channels: tuple[int, int]) -> Array:
     kind = spec.channelformats[channels[0]] if spec.channelformats else spec.format
     if spec.deep:
         raise ImageError("holds deep data", "flatten it")
+    for height, width in ((spec.height, spec.width), (spec.full_height, spec.full_width)):
+        _require_size((height, width, channels[1] - channels[0]))
     values = file.read_image(part, 0, *channels, kind)
     if values is None:
         raise ImageError(f"damaged: {_first_line(file.geterror())}")

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dmp_cli import mapfiles
-from dmp_cli.errors import ImageError
-from dmp_cli.tasks import Array, Coding, Task, ade20k, to_opengl
+from dmp_cli.errors import ImageError, UsageError
+from dmp_cli.tasks import UNLABELLED, Array, Coding, Task, ade20k, parse_axes, to_opengl
 
 SUFFIXES = mapfiles.SUFFIXES
-UNLABELLED = 255  # a pixel without a class
 NOWHERE = 65504.0  # metres: the largest half. From here on there is no surface; Blender writes 1e10
 SHORTEST = 0.1  # a vector below this length is no normal: 8-bit grey is 0.007 long
 
@@ -24,6 +23,13 @@ class Reading:
 
     unit: float = 0.001  # metres per step of an integer depth file
     axes: str = "opengl"  # the axes in which normals are stored, as tasks.parse_axes takes them
+
+
+def check(how: Reading) -> None:
+    """UsageError for a unit that is no length, or axes that there are not."""
+    if not 0 < how.unit < float("inf"):
+        raise UsageError(f"a unit of {how.unit}: must be metres above 0")
+    parse_axes(how.axes)
 
 
 def read(path: Path, task: Task, how: Reading = Reading()) -> Array:

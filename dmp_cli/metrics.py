@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmp_cli.errors import ImageError
-from dmp_cli.tasks import Array, srgb_from_linear
+from dmp_cli.tasks import UNLABELLED, Array, Kind, srgb_from_linear
 
 Floats = NDArray[np.float64]
 
 ALIGNMENTS = ("none", "scale", "affine")
 NEAREST = 1e-3  # metres: a predicted depth below it, 0 and negative ones among them, is taken as it
-UNLABELLED = 255
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ METRICS = {
 }
 
 
-def counted(measured: str, truth: Array, limits: tuple[float, float] | None = None) -> Array:
+def counted(measured: Kind, truth: Array, limits: tuple[float, float] | None = None) -> Array:
     """bool [H, W]: the pixels at which a truth map says something.
 
     Depth above 0 and, with `limits`, from the first to the second of them, in metres; normals that
@@ -74,8 +73,8 @@ def counted(measured: str, truth: Array, limits: tuple[float, float] | None = No
     return np.asarray(finite)
 
 
-def measure(measured: str, pred: Array, truth: Array, align: str = "none") -> dict[str, float]:
-    """The numbers of one image; `measured` is a kind of KINDS, `align` counts for depth.
+def measure(measured: Kind, pred: Array, truth: Array, align: str = "none") -> dict[str, float]:
+    """The numbers of one image, for any kind but labels; `align` counts for depth.
 
     `pred` and `truth` are the values of the counted pixels, [N] or [N, C], one or more.
     ImageError if the prediction is not finite at one of them: it must not vanish from the mean.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmp_cli import images, tasks, weights
+from dmp_cli import header, images, tasks, weights
 from dmp_cli.backbone import Backbone, quiet, read_schedule
 from dmp_cli.device import Placement, choose, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
@@ -73,7 +73,7 @@ class Predictor:
         self = cls.__new__(cls)
         self._describe(Plan((recipe.task,)), [recipe])
         self.placement, self._backbone = backbone.placement, backbone
-        self.digests, self.batch, self._single = {}, 1, True
+        self.digests, self.notes, self.batch, self._single = {}, (), 1, True
         return self
 
     def _describe(self, plan: Plan, recipes: Sequence[Recipe]) -> None:
@@ -88,7 +88,7 @@ class Predictor:
         self._describe(plan, [weights.completed(recipe) for recipe in weights.recipes(plan)])
         try:
             self.placement = choose(plan.device, plan.dtype)
-            self._backbone, self.digests = _load(self.recipes, self.placement)
+            self._backbone, self.digests, self.notes = _load(self.recipes, self.placement)
             self.batch = plan.batch or self._batch_for_memory()
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
             raise ResourceError(
@@ -239,8 +239,31 @@ def _lora_file(recipe: Recipe, backbone: Path) -> Path:
     return untrained.make_lora(backbone / f"{recipe.lora.made}.safetensors", backbone)
 
 
-def _load(chosen: Mapping[str, Recipe], placement: Placement) -> tuple[Backbone, dict[str, str]]:
-    """The backbone with each task's LoRA on it, and the sha256 of each LoRA file."""
+def _of_others(files: Mapping[str, Path], folder: Path, variant: str | None) -> tuple[str, ...]:
+    """A remark on each LoRA whose file says that it was trained on another UNet than a folder's.
+
+    No refusal: in half precision, or saved anew, the same weights are another file.
+    """
+    told = {path: header.read(path).get("backbone_sha256") for path in files.values()}
+    if not any(told.values()):
+        return ()
+    used = weights.weight_file(folder, "unet", variant)
+    here = weights.sha256(used)
+    strange = {path: other for path, other in told.items() if other not in (None, here)}
+    if strange:  # perhaps the other precision, which lies beside it
+        beside = {weights.sha256(path) for path in used.parent.glob("*.safetensors")}
+        strange = {path: other for path, other in strange.items() if other not in beside}
+    return tuple(
+        f"{path} was trained on a UNet with sha256 {other}, and {used} has {here}: unless those "
+        "are the same weights in another precision, its maps mean nothing"
+        for path, other in strange.items()
+    )
+
+
+def _load(
+    chosen: Mapping[str, Recipe], placement: Placement
+) -> tuple[Backbone, dict[str, str], tuple[str, ...]]:
+    """The backbone with each task's LoRA on it, the sha256 of each LoRA file, and remarks."""
     first = next(iter(chosen.values()))
     folder, variant = find_backbone(first.backbone, placement.dtype_name == "fp16")
     files = {task: _lora_file(recipe, folder) for task, recipe in chosen.items()}
@@ -253,4 +276,4 @@ def _load(chosen: Mapping[str, Recipe], placement: Placement) -> tuple[Backbone,
     for task, path in files.items():
         backbone.add_lora(task, path)
         digests[task] = weights.sha256(path)
-    return backbone, digests
+    return backbone, digests, _of_others(files, folder, variant)

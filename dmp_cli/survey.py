@@ -10,7 +10,7 @@ import numpy as np
 
 from dmp_cli import data, maps
 from dmp_cli.errors import ImageError, NoInputError
-from dmp_cli.tasks import Array, Coding, Task, ade20k
+from dmp_cli.tasks import UNLABELLED, Array, Coding, Task, ade20k
 
 PERCENTILES = {"min": 0, "1%": 1, "median": 50, "99%": 99, "max": 100}
 FAR = Coding().scale  # metres: depth beyond it is drawn as far as this
@@ -166,7 +166,7 @@ def _figures(stored: Array, row: Task, most: int) -> Figures:
     values = stored[np.isfinite(stored)]
     if row.labels:
         classes = np.bincount(stored.ravel(), minlength=256)
-        known, unlabelled = len(ade20k().names), int(classes[maps.UNLABELLED])
+        known, unlabelled = len(ade20k().names), int(classes[UNLABELLED])
         beyond = int(classes[known:].sum()) - unlabelled
         counts = {"unlabelled": unlabelled, "out of range": beyond}
         return Figures(_size(stored), _pixels(stored), np.empty(0), counts, classes)
@@ -224,16 +224,16 @@ def _task_report(row: Task, content: Content, done: Sequence[Measured]) -> TaskR
     ]
     spread = np.percentile(values, list(PERCENTILES.values())) if values.size else ()
     return TaskReport(
-        row.unit,
-        len(suffixes),
-        sum(row.name in one.refused for one in done),
-        sum(row.name in one.resized for one in done),
-        content.missing[row.name],
-        dict(Counter(suffixes)),
-        dict(Counter(one.size for one in figures)),
-        {name: float(value) for name, value in zip(PERCENTILES, spread, strict=False)},
-        {name: shares[name] / pixels for one in figures[:1] for name in one.counts},
-        _classes(figures, pixels),
+        unit=row.unit,
+        maps=len(suffixes),
+        refused=sum(row.name in one.refused for one in done),
+        resized=sum(row.name in one.resized for one in done),
+        missing=content.missing[row.name],
+        kinds=dict(Counter(suffixes)),
+        sizes=dict(Counter(one.size for one in figures)),
+        range={name: float(value) for name, value in zip(PERCENTILES, spread, strict=False)},
+        shares={name: shares[name] / pixels for one in figures[:1] for name in one.counts},
+        classes=_classes(figures, pixels),
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from dmp_cli.errors import UsageError
 Array = NDArray[Any]
 
 AXES = {"opengl": "x y z", "directx": "x -y z", "opencv": "x -y -z"}
+UNLABELLED = 255  # a pixel without a class
+Kind = Literal["values", "light", "depth", "normals", "labels"]  # of the numbers in a map
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def _as_stored(values: Array) -> Array:
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table."""
+    """One row of the table. ValueError if `measured` is no Kind."""
 
     name: str
     summary: str
@@ -73,13 +75,30 @@ class Task:
     preview: Callable[[Array, View], Picture]  # map -> picture to look at
     metrics: tuple[str, ...]
     aliases: tuple[str, ...] = ()
-    measured: str = "values"  # or depth, normals, labels, light: what metrics.py makes of it
+    measured: Kind = "values"  # what its numbers are: how they are read, resized and measured
     flip: bool = True  # whether a mirrored pair may train it
-    labels: bool = False  # ids: resized by nearest, never mixed
-    unit_length: bool = False  # vectors: made unit length again after resizing
-    metres: bool = False  # distances: integers of a file are steps of a unit, 0 is no surface
-    unpack: Callable[[Array], Array] = _as_stored  # other integers of a file, as [0, 1] -> map
+    unpack: Callable[[Array], Array] = _as_stored  # integers of a file, as [0, 1] -> map
     layers: tuple[str, ...] = ()  # names in EXR files, beside `name` and `aliases`
+
+    def __post_init__(self) -> None:
+        if self.measured not in get_args(Kind):
+            kinds = ", ".join(get_args(Kind))
+            raise ValueError(f"task {self.name}: measured {self.measured!r} is none of {kinds}")
+
+    @property
+    def labels(self) -> bool:
+        """Whether it holds ids: resized by nearest, never mixed."""
+        return self.measured == "labels"
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether it holds vectors: made unit length again after resizing."""
+        return self.measured == "normals"
+
+    @property
+    def metres(self) -> bool:
+        """Whether it holds distances: integers of a file are steps of a unit, 0 is no surface."""
+        return self.measured == "depth"
 
 
 def unit_vectors(vectors: Array) -> Array:
@@ -337,18 +356,18 @@ TASKS: dict[str, Task] = {
         Task(
             "depth", "distance from the camera plane", "metres",
             _decode_depth, _encode_depth, _preview_depth, ("abs_rel", "delta_1"),
-            measured="depth", metres=True, layers=("Z",),
+            measured="depth", layers=("Z",),
         ),
         Task(
             "normals", "surface orientation", "unit vectors",
             _decode_normals, _encode_normals, _preview_normals, ("mean_angle",),
-            aliases=("normal",), measured="normals", flip=False, unit_length=True,
+            aliases=("normal",), measured="normals", flip=False,
             unpack=_unpack_normals, layers=("N",),
         ),
         Task(
             "segmentation", "what each pixel shows, ADE20K", "class ids 0-149",
             _decode_segmentation, _encode_segmentation, _preview_segmentation, ("miou",),
-            aliases=("seg",), measured="labels", labels=True, layers=("IndexOB",),
+            aliases=("seg",), measured="labels", layers=("IndexOB",),
         ),
         Task(
             "albedo", "surface colour without light", "reflectance 0-1, linear",

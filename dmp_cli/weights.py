@@ -69,7 +69,7 @@ class Recipe:
     classes: str = "all"  # segmentation only
     summary: str = ""
     license: str = ""
-    stated: frozenset[str] = frozenset()  # the keys that an entry or a flag gave
+    stated: frozenset[str] = frozenset()  # the keys that win over what the LoRA file says
 
     @property
     def settings(self) -> str:
@@ -143,7 +143,9 @@ def _recipe(name: str, model: Table, task: str, chosen: Table) -> Recipe:
             f"model {name!r}, {task}: a lora made by dmp fits only the backbone made by dmp",
             "docs/weights.md lists the keys",
         )
-    whole = keys | sources | {"model": name, "task": task, "stated": frozenset(keys)}
+    # what a LoRA was trained to predict is no choice of the entry: of `prediction` only a flag wins
+    stated = frozenset(keys) - ({"prediction"} - chosen.keys())
+    whole = keys | sources | {"model": name, "task": task, "stated": stated}
     return _guided(Recipe(**whole))
 
 
@@ -157,8 +159,9 @@ def _guided(recipe: Recipe) -> Recipe:
 def completed(recipe: Recipe) -> Recipe:
     """A recipe with what neither flag nor weights file states taken from the LoRA file itself.
 
-    Fetches the file if it is on the Hub. ModelError for a file that is not to be had, states a
-    value that does not fit, or was trained for another task.
+    Its `prediction` is taken even if the weights file states another. Fetches the file if it
+    is on the Hub. ModelError for one that is not to be had, states a value that does not fit, or
+    was trained for another task.
     """
     if recipe.lora.made:
         return recipe
@@ -272,6 +275,11 @@ def lora_file(source: Source) -> Path:
             "the file is damaged or another one: fetch it again, or correct the weights file",
         )
     return path
+
+
+def weight_file(folder: Path, part: str, variant: str | None) -> Path:
+    """The file with the weights of a part (unet, vae, text_encoder) of a backbone's folder."""
+    return folder / part / f"{_PARTS[part]}{f'.{variant}' if variant else ''}.safetensors"
 
 
 def sha256(path: Path) -> str:

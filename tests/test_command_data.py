@@ -1,6 +1,7 @@
 """`dmp data` as a user types it."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -126,8 +127,8 @@ def test_json_is_one_object(dmp: Dmp, rooms: Path) -> None:
         (["{root}/metadata.jsonl"], 2, "metadata.jsonl: is not a folder"),
         (["{root}", "--tasks", "dept"], 2, "did you mean depth"),
         (["{root}", "--axes", "up"], 2, "unknown axes 'up'"),
-        (["{root}", "--unit", "0"], 2, "--unit 0.0: must be metres above 0"),
-        (["{root}", "--unit", "nan"], 2, "--unit nan: must be metres above 0"),
+        (["{root}", "--unit", "0"], 2, "a unit of 0.0: must be metres above 0"),
+        (["{root}", "--unit", "nan"], 2, "a unit of nan: must be metres above 0"),
         (["{root}/images"], 4, "3 images, but no maps"),
         (["{root}", "--tasks", "albedo"], 4, "folders there: depth, empty, images, normals"),
         (["{root}/empty"], 4, "no image found in"),
@@ -140,6 +141,21 @@ def test_what_cannot_be_checked(
     ran = dmp("data", "check", *(text.format(root=rooms) for text in arguments))
     assert (ran.code, ran.out) == (code, "")
     assert message in ran.err
+
+
+def test_a_fifo_is_passed_over_and_a_link_to_nothing_is_a_fault(dmp: Dmp, rooms: Path) -> None:
+    os.mkfifo(rooms / "images/x.png")
+    os.mkfifo(rooms / "depth/x.png")
+    assert dmp("data", "check", rooms).code == 0
+    for name in ("images/c.jpg", "depth/a.png"):
+        (rooms / name).unlink()
+        (rooms / name).symlink_to("gone")
+    ran = dmp("data", "check", rooms)
+    assert ran.code == 3
+    assert [line for line in ran.out.splitlines() if line.startswith("fault: ")] == [
+        f"fault: {rooms}/depth/a.png: cannot be read: No such file or directory",
+        f"fault: {rooms}/images/c.jpg: cannot be read: No such file or directory",
+    ]
 
 
 def test_captions_of_no_image_stop_it(dmp: Dmp, rooms: Path) -> None:

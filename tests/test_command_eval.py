@@ -275,6 +275,13 @@ def test_pictures_to_look_at_are_refused_with_the_remedy(dmp: Dmp, tmp_path: Pat
     assert ran.err.count("is a picture to look at") == 2
 
 
+def test_maps_of_another_task_are_no_truth(dmp: Dmp, data: Path) -> None:
+    np.save(data / "out/1.shading.npy", np.ones((24, 32), np.float32))
+    ran = dmp("eval", data / "out", data / "data", "-t", "shading")
+    assert (ran.code, ran.out) == (4, "")
+    assert f"{data}/data has no maps of shading" in ran.err
+
+
 def test_notes_are_counted(dmp: Dmp, data: Path) -> None:
     for i in (1, 2):
         np.save(data / f"out/{i}.depth.npy", np.full((12, 16), i - 1, np.float32))
@@ -316,6 +323,7 @@ def test_nothing_counts(dmp: Dmp, data: Path) -> None:
         (["-t", "depth", "--mask", "none.png"], 2, "none.png: no such file"),
         (["-t", "shading"], 4, "no maps of shading"),
         (["-t", "depth", "--csv", "data/depth/1.png/x.csv"], 6, "choose another --csv"),
+        (["-t", "depth", "--csv", "data"], 6, "data cannot be written: it is a folder"),
         ([], 2, "--task"),
     ],
 )

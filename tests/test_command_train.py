@@ -55,7 +55,9 @@ def test_standard_output_is_the_path_and_it_predicts_at_once(
     ran = dmp("train", "depth", data, "-o", out, "--model", "untrained", "--scale", 2,
               "--hold-out", 1, *SHORT)  # fmt: skip
     assert (ran.code, ran.out) == (0, f"{out / LORA}\n")
-    assert "2 pairs for depth; backbone made by dmp (tiny)" in ran.err
+    assert (
+        "2 pairs for depth; backbone made by dmp (tiny); the model will be called my-d" in ran.err
+    )
     assert "maps of this LoRA mean nothing" in ran.err
     assert "step 2: abs_rel " in ran.err
     assert f"--weights {out}/weights.toml --model my-depth" in ran.err
@@ -91,6 +93,9 @@ def test_json(dmp: Dmp, data: Path, tmp_path: Path) -> None:
         (("train", "depth", "DATA", "--lr", "0"), 2, "--lr 0.0 must be a number above 0"),
         (("train", "depth", "DATA", "--init", "EMPTY"), 5, "holds none of"),
         (("train", "depth", "DATA", "-o", "FILE"), 6, "is a file"),
+        (("train", "depth", "DATA", "--unit", "0"), 2, "a unit of 0.0"),
+        (("train", "depth", "DATA", "--name", "demo"), 2, "--name demo: dmp has a model of that"),
+        (("train", "albedo", "DATA", "--scale", "4"), 2, "--scale does not go with albedo"),
     ],
 )
 def test_what_cannot_be(
@@ -144,6 +149,18 @@ def test_a_batch_that_is_not_finite(
               *SHORT)  # fmt: skip
     assert ran.code == 5
     assert f"step 1: the loss is not finite, on {data}/images/" in ran.err
+
+
+@pytest.mark.parametrize(("more", "said"), [((), "command"), (("--fresh",), "command without --f")])
+def test_a_run_that_was_stopped_says_what_goes_on(
+    dmp: Dmp, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...],
+    said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(trainers.Trainer, "agreed", lambda *_: signal.SIGTERM)
+    ran = dmp("train", "depth", data, "-o", tmp_path / "out", "--backbone", small_backbone(),
+              *SHORT, *more)  # fmt: skip
+    assert (ran.code, ran.out) == (143, "")
+    assert f"stopped after step 0: the same {said}" in ran.err
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

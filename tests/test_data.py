@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dmp_cli import data, maps, tasks
+from dmp_cli import data, maps, naming, tasks
 from dmp_cli.data import Fit, Pair
 from dmp_cli.errors import DmpError, ImageError, NoInputError, UsageError
 from dmp_cli.tasks import Array, Coding, find
@@ -45,7 +45,7 @@ def names(root: Path, task: str = "depth", partial: bool = False) -> list[tuple[
 # Finding ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", data.IMAGE_FOLDERS)
+@pytest.mark.parametrize("folder", naming.IMAGE_FOLDERS)
 def test_a_folder_per_task(tmp_path: Path, folder: str) -> None:
     for name in ("b.png", "a.JPG", "sub/c.webp", ".hidden.png", ".git/d.png"):
         write_image(tmp_path / folder / name)
@@ -140,7 +140,7 @@ def a_map_too_many(root: Path) -> None:
 def two_maps(root: Path) -> None:
     write_image(root / "images/a.png")
     write_map(root / "depth/a.npy")
-    write_map(root / "depth/a.npz")
+    write_map(root / "depth/a.depth.npy")
 
 
 def two_folders(root: Path) -> None:
@@ -155,6 +155,18 @@ def two_images(root: Path) -> None:
     write_map(root / "depth/a.npy")
 
 
+def a_link_to_no_map(root: Path) -> None:
+    write_image(root / "images/a.png")
+    (root / "depth").mkdir()
+    (root / "depth/a.npy").symlink_to("gone.npy")
+
+
+def a_link_to_no_image(root: Path) -> None:
+    write_map(root / "depth/a.npy")
+    (root / "images").mkdir()
+    (root / "images/a.png").symlink_to("gone.png")
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "message", "hint"),
     [
@@ -165,7 +177,9 @@ def two_images(root: Path) -> None:
         (an_image_too_many, ImageError, r"images/b.png: there is no depth map for it, nor for 1",
          "--skip-missing"),
         (a_map_too_many, ImageError, "depth/b.npy: there is no image for it$", "--skip-missing"),
-        (two_maps, ImageError, "depth/a.npz: .*depth/a.npy has the same name", "keep one"),
+        (two_maps, ImageError, "depth/a.npy: .*depth/a.depth.npy has the same name", "keep one"),
+        (a_link_to_no_map, ImageError, "depth/a.npy: cannot be read: No such file", "a link has"),
+        (a_link_to_no_image, ImageError, "images/a.png: cannot be read: No such", "a link has"),
         (two_images, ImageError, "images/a.png: .*images/a.jpg has the same name", "keep one"),
     ],
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """What a LoRA file says of itself: read, checked, and below flags and weights file."""
 
-import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ def recipe(path: Path, entry: dict[str, Any], flags: Settings) -> weights.Recipe
         ({"tasks": {"depth": {"scale": 1.0}}}, Settings(), {"scale": 1.0}),
         ({}, Settings(prompt=""), {"prompt": "", "scale": 2.5}),
         ({"timestep": 7}, Settings(), {"timestep": 7, "sampler": "ddim"}),
+        ({"prediction": "sample"}, Settings(), {"prediction": "epsilon"}),
+        ({"tasks": {"depth": {"prediction": "sample"}}}, Settings(), {"prediction": "epsilon"}),
+        ({}, Settings(prediction="sample"), {"prediction": "sample"}),
     ],
 )
 def test_flag_over_task_over_model_over_the_file(
@@ -107,6 +111,16 @@ def test_flag_over_task_over_model_over_the_file(
 ) -> None:
     found = recipe(written(tmp_path / "a.safetensors", **TOLD), entry, flags)
     assert {key: getattr(found, key) for key in expected} == expected
+
+
+def test_a_lora_that_does_not_say_what_it_predicts_leaves_it_to_the_entry(tmp_path: Path) -> None:
+    found = recipe(written(tmp_path / "a.safetensors"), {"prediction": "sample"}, Settings())
+    assert found.prediction == "sample"
+
+
+def test_bytes_that_are_no_text_are_written_escaped(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.safetensors", backbone="sd-\udcff")
+    assert header.read(path)["backbone"] == "sd-\\udcff"
 
 
 def test_a_prompt_alone_has_the_official_guidance(tmp_path: Path) -> None:
@@ -120,7 +134,11 @@ def test_a_lora_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_nothing_of_it_needs_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom dmp_cli import header\n"
+        "assert header.settings(Path(sys.argv[1]), 'depth')['prompt'] == 'a room'\n"
+        "sys.exit('torch' in sys.modules or 'safetensors' in sys.modules)"
+    )
     path = written(tmp_path / "a.safetensors", **TOLD)
-    data = path.read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    assert json.loads(data[8 : 8 + length])["__metadata__"]["dmp.prompt"] == "a room"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

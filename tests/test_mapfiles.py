@@ -1,6 +1,8 @@
 """Files of maps as other programs write them, and files that are none."""
 
-from collections.abc import Mapping
+import io
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +252,71 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
 
 
 # What cannot be read ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [*mapfiles.SUFFIXES, "indexed.png"])
+def test_maps_that_are_too_large(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix.startswith(".np"):
+        (np.save if suffix == ".npy" else np.savez)(path, MAP)
+    elif suffix == ".exr":
+        exr(path, {"Z": MAP})
+    else:
+        image = Image.fromarray(IDS)
+        if "indexed" in suffix:
+            image.putpalette(bytes(768))
+        image.save(path)
+    task = "segmentation" if "indexed" in suffix else "depth"
+    monkeypatch.setattr(mapfiles, "MAX_VALUES", ROWS * COLUMNS)
+    assert read(path, task).size == ROWS * COLUMNS
+    monkeypatch.setattr(mapfiles, "MAX_VALUES", ROWS * COLUMNS - 1)
+    with pytest.raises(ImageError, match=r"4 x 6.* values are more than") as error:
+        read(path, task)
+    assert error.value.hint
+
+
+def huge_npy() -> bytes:
+    """The header of 40 GB, and no data."""
+    file = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (100_000, 100_000)}
+    np.lib.format.write_array_header_2_0(file, header)
+    return file.getvalue()
+
+
+def huge_npz() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("depth.npy", huge_npy())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("suffix", "make"), [(".npy", huge_npy), (".npz", huge_npz)])
+def test_the_header_alone_refuses_an_array(
+    tmp_path: Path, suffix: str, make: Callable[[], bytes]
+) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(make())
+    with pytest.raises(ImageError, match="100000 x 100000 values are more than 400 million"):
+        read(tmp_path / f"a{suffix}", "depth")
+
+
+def test_the_display_window_counts_too(tmp_path: Path) -> None:
+    first = np.zeros(2, np.int32)
+    window, whole = (first, np.array([COLUMNS - 1, ROWS - 1], np.int32)), (first, first + 99_999)
+    path = exr(tmp_path / "a.exr", {"Z": MAP}, dataWindow=window, displayWindow=whole)
+    with pytest.raises(ImageError, match="100000 x 100000 x 1 values"):
+        read(path, "depth")
+
+
+def test_an_archive_with_a_password(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", depth=MAP)
+    packed = bytearray((tmp_path / "a.npz").read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # where either header keeps them
+        packed[packed.index(mark) + flags] |= 1
+    (tmp_path / "a.npz").write_bytes(packed)
+    with pytest.raises(ImageError, match=r"damaged: .*encrypted"):
+        read(tmp_path / "a.npz", "depth")
 
 
 @pytest.mark.parametrize("suffix", mapfiles.SUFFIXES)

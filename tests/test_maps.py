@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dmp_cli import maps, tasks
-from dmp_cli.errors import ImageError
+from dmp_cli.errors import ImageError, UsageError
 from dmp_cli.maps import Reading
 from dmp_cli.tasks import Array, Coding, Picture, Task, find
 
@@ -83,6 +83,17 @@ def test_arrays_that_are_no_map(tmp_path: Path, name: str, values: Array, messag
     with pytest.raises(ImageError, match=message) as error:
         maps.read(path, find(name))
     assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [(Reading(0), "unit of 0"), (Reading(-1), "unit of -1"), (Reading(float("nan")), "unit of nan"),
+     (Reading(float("inf")), "unit of inf"), (Reading(axes="x y"), "unknown axes 'x y'")],
+)  # fmt: skip
+def test_readings_that_make_no_sense(how: Reading, words: str) -> None:
+    maps.check(Reading(1e-9, "-x y z"))
+    with pytest.raises(UsageError, match=words):
+        maps.check(how)
 
 
 # Depth ------------------------------------------------------------------------------------

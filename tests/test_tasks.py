@@ -1,5 +1,7 @@
 """The task table: each row's coding, both ways, and what is made of odd values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,23 @@ def test_axes(axes: str, vector: tuple[float, ...]) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
     back = find("normals").decode(expected, Coding(emits=axes))
     np.testing.assert_allclose(back, truth, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [("values", (0, 0, 0)), ("light", (0, 0, 0)), ("depth", (1, 0, 0)), ("normals", (0, 1, 0)),
+     ("labels", (0, 0, 1))],
+)  # fmt: skip
+def test_what_is_measured_says_how_a_map_is_handled(
+    kind: tasks.Kind, flags: tuple[int, ...]
+) -> None:
+    row = replace(find("shading"), name="edges", measured=kind)
+    assert (row.metres, row.unit_length, row.labels) == flags
+
+
+def test_a_row_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="task edges: measured 'label' is none of values, light"):
+        replace(find("shading"), name="edges", measured="label")
 
 
 @pytest.mark.parametrize("axes", ["", "x y", "x y y", "x y z w", "vulkan"])

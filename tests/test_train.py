@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import warnings
@@ -15,20 +16,29 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from diffusers import UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from dmp_cli import Predictor, header, images, lora, tasks
+from dmp_cli import Predictor, catalogue, header, images, lora, tasks
 from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.errors import DmpError, ImageError, ModelError, ResourceError, UsageError
 from dmp_cli.plan import Settings
-from dmp_cli.train import checkpoints, loop
+from dmp_cli.train import checkpoints, loop, result
 from dmp_cli.train import events as ev
 from dmp_cli.train import trainer as trainers
-from dmp_cli.train.job import job_of
+from dmp_cli.train.draws import Chances, draws
+from dmp_cli.train.job import job_of, plain_name
 from dmp_cli.train.latents import Cache
+from dmp_cli.weights import resolve, sha256, to_train
 from tests.training import SIZE, losses, only, run, small_backbone, training, write_pairs
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -114,9 +124,20 @@ def test_accumulated_passes_are_a_larger_batch(data: Path, tmp_path: Path) -> No
     assert losses(run(training(data, tmp_path / "c", steps=3, batch=1))) != whole
 
 
-def test_gradient_checkpointing_changes_nothing(data: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.utils.checkpoint.checkpoint, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", counted)
     usual = losses(run(training(data, tmp_path / "a")))
+    assert not calls
     assert losses(run(training(data, tmp_path / "b", checkpointing=True))) == pytest.approx(usual)
+    assert calls
 
 
 def test_bfloat16_on_the_cpu(data: Path, tmp_path: Path) -> None:
@@ -240,6 +261,20 @@ def test_an_entry_is_made_anew_when_what_it_is_made_of_changes(tmp_path: Path) -
     assert made() == 7
 
 
+def test_an_entry_is_made_anew_in_another_dtype_and_by_another_version(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = training(data, tmp_path / "a", steps=1, flip=False, cache=tmp_path / "cache")
+    run(asked)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(replace(asked, output=tmp_path / "b", precision="bf16"))
+    assert len(list((tmp_path / "cache").iterdir())) == 8
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr("dmp_cli.train.latents._VERSION", 0)
+    run(replace(asked, output=tmp_path / "c"))
+    assert len(list((tmp_path / "cache").iterdir())) == 12
+
+
 def test_a_damaged_entry_is_named(data: Path, tmp_path: Path) -> None:
     asked = training(data, tmp_path / "a", steps=1, cache=tmp_path / "cache")
     run(asked)
@@ -281,10 +316,11 @@ def test_the_same_seed_gives_the_same_lora(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_has_nothing_left_to_do(data: Path, tmp_path: Path) -> None:
-    asked = training(data, tmp_path, steps=2)
+    asked = training(data, tmp_path, steps=2, cache=tmp_path / "cache")
     run(asked)
     before = state(tmp_path)
     (tmp_path / LORA).unlink()
+    shutil.rmtree(tmp_path / "cache")
     seen = run(asked)
     assert [type(event) for event in seen] == [ev.Begun, ev.Finished]
     assert all(torch.equal(value, before[key]) for key, value in state(tmp_path).items())
@@ -310,6 +346,43 @@ def test_going_on_with_other_settings_names_them(
     assert "--fresh" in raised.value.hint
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "key"),
+    [("vae", "config.json", "scaling_factor"),
+     ("scheduler", "scheduler_config.json", "beta_end")],
+)  # fmt: skip
+def test_going_on_with_another_backbone_is_refused(
+    data: Path, tmp_path: Path, part: str, name: str, key: str
+) -> None:
+    other = shutil.copytree(small_backbone(), tmp_path / "other")
+    run(training(data, tmp_path / "out", steps=1))
+    if part == "vae":
+        weights = other / "vae/diffusion_pytorch_model.safetensors"
+        save_file({key: value * 2 for key, value in load_file(weights).items()}, weights)
+    config = json.loads((other / part / name).read_text())
+    (other / part / name).write_text(json.dumps(config | {key: 0.5}))
+    named = "vae" if part == "vae" else "schedule"
+    with pytest.raises(UsageError, match=f"was trained with {named} "):
+        run(training(data, tmp_path / "out", steps=1, backbone=other))
+
+
+def test_what_is_there_without_a_flag_may_be_named(data: Path, tmp_path: Path) -> None:
+    run(training(data, tmp_path, steps=1))
+    asked = training(data, tmp_path, steps=1, targets="all", rank=4, flip=True, scale=8.0)
+    assert only(run(asked), ev.Begun)[0].step == 1
+
+
+def test_a_validation_that_was_cut_off_is_made_up_for(data: Path, tmp_path: Path) -> None:
+    asked = training(data, tmp_path, checkpoint_every=2, hold_out=1, validate_every=2)
+    for event in loop.run(job_of(asked)):
+        if isinstance(event, ev.Saved):
+            break
+    seen = run(asked)
+    assert [event.step for event in only(seen, ev.Validated)] == [2, 4]
+    assert isinstance(seen[1], ev.Validated)
+    assert only(run(asked), ev.Validated) == []
+
+
 def test_a_batch_in_parts_may_go_on(data: Path, tmp_path: Path) -> None:
     """What the hint for too little memory says."""
     asked = training(data, tmp_path, steps=4, checkpoint_every=2)
@@ -323,6 +396,27 @@ def test_fresh_begins_anew(data: Path, tmp_path: Path) -> None:
     seen = run(training(data, tmp_path, steps=3, fresh=True))
     assert len(losses(seen)) == 3
     assert checkpoints.newest(tmp_path) == tmp_path / "checkpoints/step-000003"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [({"targets": "foo"}, UsageError), ({"init": True, "rank": 3}, UsageError),
+     ({"timesteps": "1000"}, UsageError), ({"backbone": Path("/absent")}, ModelError),
+     ({"validation": True}, ImageError), ({"cache": True}, ImageError)],
+)  # fmt: skip
+def test_fresh_deletes_nothing_before_all_is_found_good(
+    tmp_path: Path, changes: dict[str, Any], kind: type[DmpError]
+) -> None:
+    folder, broken = write_pairs(tmp_path / "data", 2), write_pairs(tmp_path / "broken", 2)
+    damaged(broken)
+    run(training(folder, tmp_path / "out", steps=2))
+    places = {"init": tmp_path / "out", "validation": broken, "cache": tmp_path / "cache"}
+    given = {key: places[key] if value is True else value for key, value in changes.items()}
+    source = broken if "cache" in changes else folder
+    with pytest.raises(kind):
+        run(training(source, tmp_path / "out", steps=2, fresh=True, **given))
+    assert checkpoints.newest(tmp_path / "out") == tmp_path / "out/checkpoints/step-000002"
+    assert (tmp_path / "out/log.jsonl").read_text().count("loss") == 2
 
 
 def test_a_lora_without_checkpoint_is_not_written_over(data: Path, tmp_path: Path) -> None:
@@ -387,7 +481,92 @@ def test_a_signal_while_the_cache_is_filled(data: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_a_loss_that_is_not_finite_names_step_and_image(
+@pytest.mark.parametrize(("call", "stopped"), [(1, True), (4, False)], ids=["cache", "validation"])
+def test_what_another_process_is_told_counts(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, stopped: bool
+) -> None:
+    """`call`: of `agreed`, in turn after the cache, before the steps, in a step, in validation."""
+    calls: list[int] = []
+
+    def agreed(trainer: Any, number: int) -> int:
+        calls.append(number)
+        return signal.SIGTERM if len(calls) == call else number
+
+    monkeypatch.setattr(trainers.Trainer, "agreed", agreed)
+    asked = training(data, tmp_path, steps=1, validation=data, cache=tmp_path / "cache")
+    seen = run(asked)
+    assert only(seen, ev.Validated) == []
+    assert only(seen, ev.Stopped) == ([ev.Stopped(0, signal.SIGTERM)] if stopped else [])
+
+
+@pytest.fixture
+def whole(data: Path, tmp_path: Path) -> list[float]:
+    """The losses of a run that nothing befalls."""
+    return losses(run(training(data, tmp_path / "whole", accumulate=2)))
+
+
+@pytest.mark.parametrize("call", [5, 6], ids=["first", "second"])
+@pytest.mark.parametrize("failure", ["nan", "memory", "image", "bug", "device"])
+def test_a_failure_in_a_step_loses_no_whole_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: list[float], failure: str,
+    call: int,
+) -> None:  # fmt: skip
+    """In the first or the second pass of step 3: what goes on from there is the run itself."""
+    errors = {
+        "memory": torch.OutOfMemoryError("CUDA out of memory"), "image": ImageError("1.png: bad"),
+        "bug": RuntimeError("mat1 and mat2"), "device": torch.AcceleratorError("out of memory"),
+    }  # fmt: skip
+    real, calls = trainers.objective.losses, []
+
+    def broken(*args: Any) -> torch.Tensor:
+        calls.append(None)
+        if len(calls) == call and failure in errors:
+            raise errors[failure]
+        return real(*args) * (float("nan") if len(calls) == call else 1)
+
+    monkeypatch.setattr(trainers.objective, "losses", broken)
+    asked = training(data, tmp_path / "out", accumulate=2)
+    with pytest.raises((DmpError, RuntimeError)):
+        run(asked)
+    monkeypatch.setattr(trainers.objective, "losses", real)
+    if failure in ("bug", "device"):
+        assert checkpoints.newest(tmp_path / "out") is None
+        return
+    rest = run(asked)
+    assert only(rest, ev.Begun)[0].step == 2
+    assert losses(rest) == whole[2:]
+    assert same(tmp_path / "out", tmp_path / "whole")
+
+
+def test_half_an_update_is_not_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.optim.AdamW.step, []
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", broken)
+    with pytest.raises(ResourceError):
+        run(training(data, tmp_path))
+    assert checkpoints.newest(tmp_path) is None
+
+
+def test_an_image_that_breaks_in_the_middle_loses_no_step(tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "data", 4)
+    asked = training(folder, tmp_path / "out", batch=1, workers=1)
+    job = job_of(asked)
+    chances = Chances(0, 4, 1, range(1000), True, 0.0)
+    job.pairs[draws(3, chances)[0].pair].image.write_bytes(b"x")
+    with pytest.raises(ImageError, match=r"\.png"):
+        run(asked)
+    assert checkpoints.newest(tmp_path / "out") == tmp_path / "out/checkpoints/step-000003"
+
+
+def test_a_loss_that_is_not_finite_names_step_and_image_and_the_way_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = trainers.objective.losses, []
@@ -398,13 +577,28 @@ def test_a_loss_that_is_not_finite_names_step_and_image(
         return found * torch.tensor([1.0, float("nan") if len(calls) == 3 else 1.0])
 
     monkeypatch.setattr(trainers.objective, "losses", broken)
-    asked = training(data, tmp_path, checkpoint_every=2)
+    asked = training(data, tmp_path / "a")
     with pytest.raises(ModelError, match=r"step 3: the loss is not finite, on \S+\.png$") as raised:
         run(asked)
-    assert "--learning-rate" in raised.value.hint
-    assert checkpoints.newest(tmp_path) == tmp_path / "checkpoints/step-000002"
+    found = re.search(r"--learning-rate.*\n--init (\S+) -o OTHER", raised.value.hint)
+    assert found
+    assert Path(found[1]) == checkpoints.newest(tmp_path / "a")
     monkeypatch.setattr(trainers.objective, "losses", real)
-    assert len(losses(run(asked))) == 2
+    seen = run(training(data, tmp_path / "b", init=Path(found[1]), learning_rate=1e-3))
+    assert len(losses(seen)) == 4
+
+
+def test_a_loss_that_is_not_finite_at_once_needs_no_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trainers.objective.losses
+    monkeypatch.setattr(trainers.objective, "losses", lambda *args: real(*args) * float("nan"))
+    with pytest.raises(ModelError, match="step 1: the loss") as raised:
+        run(training(data, tmp_path))
+    assert "--init" not in raised.value.hint
+    assert checkpoints.newest(tmp_path) is None
+    monkeypatch.setattr(trainers.objective, "losses", real)
+    assert len(losses(run(training(data, tmp_path, learning_rate=1e-3)))) == 4
 
 
 def test_a_gradient_that_is_not_finite_does_not_reach_the_lora(
@@ -449,6 +643,7 @@ def test_a_map_that_is_not_finite_in_validation_names_the_image(
     with pytest.raises(ImageError, match=r"images/0\.png: depth: the output is not finite"):
         run(training(data, tmp_path, validation=data))
     assert checkpoints.newest(tmp_path) == tmp_path / "checkpoints/step-000004"
+    assert (tmp_path / LORA).exists()
 
 
 def test_a_signal_cuts_a_validation_short(
@@ -538,12 +733,22 @@ def test_a_class_that_is_not_there(tmp_path: Path) -> None:
         run(training(folder, tmp_path / "out", task="segmentation"))
 
 
-def test_a_pair_to_measure_on_is_refused_before_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [(with_nan, r"depth/1\.npy: .* NaN"), (other_size, r"depth/1\.npy: 48x16"),
+     (damaged, r"images/1\.png: ")],
+)  # fmt: skip
+def test_a_pair_to_measure_on_is_refused_before_training(
+    tmp_path: Path, damage: Any, named: str
+) -> None:
     folder, other = write_pairs(tmp_path / "data", 2), write_pairs(tmp_path / "other", 2)
-    with_nan(other)
-    with pytest.raises(ImageError, match=r"other/depth/1\.npy: .* NaN"):
-        run(training(folder, tmp_path / "out", validation=other))
+    asked = training(folder, tmp_path / "out", validation=other, steps=1)
+    damage(other)
+    with pytest.raises(ImageError, match=f"other/{named}"):
+        run(asked)
     assert not (tmp_path / "out").exists()
+    run(replace(asked, validation=folder))
+    assert only(run(asked), ev.Finished)  # nothing is left to measure
 
 
 def test_images_of_several_sizes_as_they_are(tmp_path: Path) -> None:
@@ -607,6 +812,39 @@ def test_the_lora_in_plain_diffusers_gives_the_same_output(
     assert float((found - untouched).norm() / expected.norm()) > 1e-3
 
 
+def test_the_lora_in_a_pipeline_of_diffusers_and_in_peft_alone(data: Path, tmp_path: Path) -> None:
+    """`load_lora_weights` on the folder; PEFT with the keys as it has them, below no `unet.`."""
+    run(training(data, tmp_path))
+    folder = small_backbone()
+    own = Backbone.load(folder, choose("cpu", "fp32"))
+    own.add_lora("depth", tmp_path / LORA)
+    own.use_lora("depth")
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = own.predict(z, 401)
+    networks = {kind: UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+                for kind in ("pipeline", "peft")}  # fmt: skip
+    pipe = StableDiffusionPipeline(
+        AutoencoderKL.from_pretrained(folder / "vae"),
+        CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        CLIPTokenizer.from_pretrained(folder / "tokenizer"), networks["pipeline"],
+        DDIMScheduler.from_pretrained(folder / "scheduler"),
+        None, None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.load_lora_weights(tmp_path)
+    held = {key.removeprefix("unet."): value for key, value in state(tmp_path).items()}
+    modules = sorted({key.rpartition(".lora_")[0] for key in held})
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=modules)
+    networks["peft"] = get_peft_model(networks["peft"], config).eval()
+    wrapped = {f"base_model.model.{key}": value for key, value in held.items()}
+    loaded = set_peft_model_state_dict(networks["peft"], wrapped)
+    assert not loaded.unexpected_keys
+    for kind, network in networks.items():
+        with torch.inference_mode():
+            found = network(z, 401, encoder_hidden_states=own.words([""])).sample
+        assert float((found - expected).norm() / expected.norm()) < 1e-6, kind
+
+
 def test_the_weights_file_predicts_what_validation_saw(data: Path, tmp_path: Path) -> None:
     """With nothing repeated: size, scale, prompt and steps come from the LoRA."""
     asked = training(
@@ -639,6 +877,44 @@ def test_the_header_tells_how_it_was_made(data: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in " ".join(told.values())
 
 
+def test_a_lora_on_another_backbone_is_remarked_on(data: Path, tmp_path: Path) -> None:
+    """But not if the file it was trained on lies beside the one in use, in another precision."""
+    run(training(data, tmp_path / "out", steps=1))
+    other = shutil.copytree(small_backbone(), tmp_path / "other")
+    unet = other / "unet/diffusion_pytorch_model.safetensors"
+    shutil.copy(unet, tmp_path / "before")
+    save_file({key: value * 1.01 for key, value in load_file(unet).items()}, unet)
+    weights = tmp_path / "out/weights.toml"
+
+    def notes(folder: Path) -> tuple[str, ...]:
+        weights.write_text(weights.read_text().replace(str(small_backbone()), str(folder)))
+        return Predictor("depth", weights=weights, model="out", device="cpu").notes
+
+    assert notes(small_backbone()) == ()
+    (text,) = notes(other)
+    for named in (tmp_path / "out" / LORA, unet, sha256(tmp_path / "before"), sha256(unet)):
+        assert str(named) in text
+    shutil.copy(tmp_path / "before", unet.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert notes(other) == ()
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data may have them; of output and backbone they are refused before anything is trained."""
+    odd = tmp_path / os.fsdecode(b"\xff")
+    folder = write_pairs(odd, 2)
+    for path in (folder / "images/0.png", folder / "depth/0.npy"):
+        path.rename(path.with_name(os.fsdecode(b"\xff" + path.suffix.encode())))
+    (folder / "metadata.jsonl").unlink()
+    seen = run(training(folder, tmp_path / "a", steps=1, cache=odd / "cache", hold_out=1))
+    assert only(seen, ev.Finished)
+    shutil.copytree(small_backbone(), odd / "sd")
+    monkeypatch.chdir(odd)  # the backbone can be loaded by a short path, but not named in full
+    for changes in ({"output": odd / "b"}, {"output": tmp_path / "b", "backbone": Path("sd")}):
+        with pytest.raises(UsageError, match="is not UTF-8"):
+            run(replace(training(folder, tmp_path), **changes))
+        assert not (changes["output"] / "checkpoints").exists()
+
+
 def test_normals_are_drawn_in_the_axes_asked_for(data: Path, tmp_path: Path) -> None:
     run(training(data, tmp_path, task="normals", steps=1, normals="opencv"))
     assert header.settings(tmp_path / LORA, "normals")["normals"] == "opencv"
@@ -651,8 +927,6 @@ def test_targets_that_are_not_declared_are_refused(data: Path, tmp_path: Path) -
     held = lora.read(tmp_path / LORA, shapes)
     assert {name.split(".")[-2] if "to_out" not in name else name.split(".")[-3] for name in held} \
         == {"attn1"}  # fmt: skip
-    from safetensors.torch import save_file
-
     save_file(load_file(tmp_path / LORA), tmp_path / "bare.safetensors")
     with pytest.raises(ModelError, match="is missing"):
         lora.read(tmp_path / "bare.safetensors", shapes)
@@ -714,6 +988,19 @@ def test_the_backbone_of_a_model_or_of_a_folder(data: Path, tmp_path: Path, weig
         == PARITY / "sd-tiny"
     )
     assert header.read(tmp_path / "a" / LORA)["backbone"] == "sd-tiny"
+
+
+def test_a_packaged_backbone_stays_packaged_and_the_model_is_not_its_own(tmp_path: Path) -> None:
+    """`demo` by its entry alone: no file of it is read."""
+    recipe = to_train(catalogue.load(), "depth", "demo")
+    name = plain_name(tmp_path / "demo")
+    result.write(tmp_path / "demo", b"x", recipe, name, "a summary")
+    text = (tmp_path / "demo/weights.toml").read_text()
+    assert 'backbone = { packaged = "demo" }' in text
+    assert "--model my-demo" in text.splitlines()[0]
+    (found,) = resolve(catalogue.load(tmp_path / "demo/weights.toml"), ["depth"])
+    assert (found.model, found.backbone.packaged) == ("my-demo", "demo")
+    assert "size" not in found.stated
 
 
 def test_settings_reach_the_recipe(data: Path, tmp_path: Path) -> None:

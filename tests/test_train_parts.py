@@ -12,7 +12,8 @@ import torch
 from dmp_cli import images, tasks
 from dmp_cli.diffusion import Schedule, estimate, mix, target
 from dmp_cli.errors import ModelError, ResourceError, UsageError
-from dmp_cli.train import checkpoints, journal, objective, result
+from dmp_cli.maps import Reading
+from dmp_cli.train import checkpoints, job, journal, objective, result
 from dmp_cli.train.checkpoints import State
 from dmp_cli.train.draws import Chances, draws
 from dmp_cli.train.journal import Journal
@@ -165,11 +166,22 @@ def test_learning_rate() -> None:
         ({"checkpoint_every": 0}, "--checkpoint-every"), ({"normals": "up"}, "unknown axes"),
         ({"init": Path("/absent")}, "--init /absent: no such"),
         ({"validation": Path("v"), "hold_out": 1}, "cannot be used together"),
+        ({"reading": Reading(unit=0.0)}, "unit of 0.0"),
+        ({"reading": Reading(unit=float("nan"))}, "unit of nan"),
+        ({"reading": Reading(axes="up")}, "unknown axes"),
+        ({"normals": "opencv"}, "--normals does not go with depth"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check(training(Path("data"), Path("out"), **changes), tasks.find("depth"))
+
+
+def test_a_scale_is_for_depth_alone() -> None:
+    asked = training(Path("data"), Path("out"), scale=4.0)
+    check(asked, tasks.find("depth"))
+    with pytest.raises(UsageError, match="--scale does not go with albedo"):
+        check(asked, tasks.find("albedo"))
 
 
 def test_flips_only_where_the_task_allows_them() -> None:
@@ -269,6 +281,7 @@ def test_the_log_of_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
         {"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.2}, {"step": 2, "validation/abs_rel": 0.5},
         {"step": 3, "loss": 9.0},
     ]  # fmt: skip
+    assert [Journal(tmp_path, step, False).validated for step in (3, 2, 1)] == [False, True, False]
     Journal(tmp_path, 0, False)
     assert (tmp_path / journal.LOG).read_text() == ""
 
@@ -294,10 +307,11 @@ def test_tensorboard_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("My Depth (2)", "my-depth-2"), ("a_b-c", "a_b-c"), ("海", "mine"), ("..", "mine")],
-)
+    [("My Depth (2)", "my-depth-2"), ("a_b-c", "a_b-c"), ("海", "mine"), ("..", "mine"),
+     ("demo", "my-demo"), ("DMP", "my-dmp")],
+)  # fmt: skip
 def test_a_plain_name_of_the_folder(tmp_path: Path, folder: str, name: str) -> None:
-    assert result.plain_name(tmp_path / folder) == name
+    assert job.plain_name(tmp_path / folder) == name
 
 
 @pytest.mark.parametrize(
@@ -313,6 +327,6 @@ def test_a_plain_name_of_the_folder(tmp_path: Path, folder: str, name: str) -> N
 def test_a_backbone_as_toml(source: Source, expected: str) -> None:
     import tomllib
 
-    found = result._inline(source)
+    found = result.inline(source)
     assert found == expected
     assert tomllib.loads(f"x = {found}")["x"]

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from dmp_cli import tasks
 from dmp_cli.commands import options as opt
 from dmp_cli.commands.report import Talk, count
-from dmp_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from dmp_cli.maps import Reading
@@ -65,10 +64,11 @@ def check(
 
     dmp data check rooms/ --tasks depth,normals --unit 0.00025 --axes opencv
     """
-    from dmp_cli import survey
+    from dmp_cli import maps, survey
 
     talk = Talk(quiet, progress=progress)
-    how = _reading(unit, axes)
+    how = maps.Reading(unit, axes)
+    maps.check(how)
     rows = tasks.find_several(names) if names else tuple(tasks.TASKS.values())
     content = survey.find(folder, rows, every=bool(names))
     found = survey.report(content, _measured(content, how, talk))
@@ -80,15 +80,6 @@ def check(
         talk.note(note)
     if found.faults:
         raise typer.Exit(3)
-
-
-def _reading(unit: float, axes: str) -> "Reading":
-    from dmp_cli.maps import Reading
-
-    tasks.parse_axes(axes)
-    if not 0 < unit < float("inf"):
-        raise UsageError(f"--unit {unit}: must be metres above 0")
-    return Reading(unit, axes)
 
 
 def _measured(content: "Content", how: "Reading", talk: Talk) -> Iterator["Measured"]:

@@ -16,6 +16,7 @@ from dmp_cli.commands import options as opt
 from dmp_cli.commands.report import Talk, count, shown
 from dmp_cli.commands.scores import Scores, lines, record
 from dmp_cli.errors import NoInputError, ResourceError, UsageError
+from dmp_cli.metrics import ALIGNMENTS
 
 if TYPE_CHECKING:
     from dmp_cli.answers import Answer
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from dmp_cli.matching import Match, Matched
 
 COUNTED, BESIDE = "What counts", "What else is shown"
-ALIGNMENTS = ("none", "scale", "affine")
 R = TypeVar("R")
 
 Prediction = Annotated[
@@ -140,7 +140,7 @@ def evaluate(
     matched = matching.find(prediction, truth, how.task, mask, images)
     _tell(matched, skip_missing, talk)
     if csv:
-        _check_folder(csv)
+        _check_csv(csv)
     kind = "image" if images else "constant" if baseline else ""
     run, answer = _compare(matched.matches, how, kind, talk)
     files = {"prediction": prediction, "truth": truth, "mask": mask, "images": images}
@@ -173,8 +173,8 @@ def _how(
     name: str, align: str, limits: str, truth: tuple[float, str], prediction: tuple[float, str]
 ) -> "How":
     """What was asked for, checked before a file is opened."""
+    from dmp_cli import maps
     from dmp_cli.evaluate import How
-    from dmp_cli.maps import Reading
 
     task = tasks.find(name)
     if align not in ALIGNMENTS:
@@ -182,17 +182,18 @@ def _how(
     metres = opt.parse_range(limits)
     if task.measured != "depth" and (metres or align != "none"):
         raise UsageError(f"--align and --range do not go with {task.name}: they are for depth")
-    for unit, axes in (truth, prediction):
-        tasks.parse_axes(axes)
-        if not 0 < unit < float("inf"):
-            raise UsageError(f"a unit of {unit}: must be metres above 0")
-    return How(task, align, metres, Reading(*prediction), Reading(*truth))
+    readings = maps.Reading(*prediction), maps.Reading(*truth)
+    for reading in readings:
+        maps.check(reading)
+    return How(task, align, metres, *readings)
 
 
-def _check_folder(csv: Path) -> None:
+def _check_csv(csv: Path) -> None:
     """ResourceError before the work is done, not after it."""
     from dmp_cli.images import check_writable
 
+    if csv.is_dir():
+        raise ResourceError(f"{csv} cannot be written: it is a folder", "choose another --csv")
     try:
         check_writable(csv.parent)
     except ResourceError as error:

@@ -98,18 +98,23 @@ def train(
     if cache and cache_latents:
         raise UsageError("--cache and --cache-latents cannot be used together")
     course = Course(
-        steps, batch, accumulate, learning_rate, schedule, warmup, weight_decay, clip, seed,
-        rank, targets, timesteps, min_snr, flip, captions, drop_prompt,
+        steps=steps, batch=batch, accumulate=accumulate, learning_rate=learning_rate,
+        schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, seed=seed,
+        rank=rank, targets=targets, timesteps=timesteps, min_snr=min_snr, flip=flip,
+        captions=captions, drop_prompt=drop_prompt,
     )  # fmt: skip
     settings = Settings(
         steps=sampling_steps, sampler=sampler, spacing=spacing, prediction=prediction, final=final,
         timestep=timestep, size=size, prompt=prompt, guidance=guidance,
     )  # fmt: skip
     training = Training(
-        task, data, output, course, model, weights, backbone, settings, scale, normals,
-        Reading(unit, axes), skip_missing, init, name, device, mixed_precision,
-        gradient_checkpointing, workers, output / "cache" if cache_latents else cache,
-        checkpoint_every, keep, fresh, validation, hold_out, validate_every, tensorboard,
+        task=task, data=data, output=output, course=course, model=model, weights=weights,
+        backbone=backbone, settings=settings, scale=scale, normals=normals,
+        reading=Reading(unit, axes), skip_missing=skip_missing, init=init, name=name,
+        device=device, precision=mixed_precision, checkpointing=gradient_checkpointing,
+        workers=workers, cache=output / "cache" if cache_latents else cache,
+        checkpoint_every=checkpoint_every, keep=keep, fresh=fresh, validation=validation,
+        hold_out=hold_out, validate_every=validate_every, tensorboard=tensorboard,
     )  # fmt: skip
     run(training, Talk(quiet, verbose, progress, json))
 
@@ -125,7 +130,10 @@ def run(training: "Training", talk: Talk) -> None:
     job = job_of(training)
     images.check_writable(training.output)
     recipe = job.recipe
-    talk.note(f"{count(len(job.pairs), 'pair')} for {job.task.name}; backbone {recipe.backbone}")
+    talk.note(
+        f"{count(len(job.pairs), 'pair')} for {job.task.name}; backbone {recipe.backbone}; "
+        f"the model will be called {job.model}"
+    )
     talk.detail(f"for predictions: {recipe.settings}")
     if recipe.backbone.made:
         talk.note("the backbone has random weights: maps of this LoRA mean nothing")
@@ -235,9 +243,8 @@ class _Shown:
         self.close()
         where = f" {self._checkpoint} is written;" if self._checkpoint else ""
         if self._speaks:
-            self._talk.fail(
-                f"stopped after step {event.step}:{where} the same command goes on from there"
-            )
+            same = "the same command" + (" without --fresh" if self._training.fresh else "")
+            self._talk.fail(f"stopped after step {event.step}:{where} {same} goes on from there")
         raise typer.Exit(128 + event.signal)
 
     def _finished(self, event: "ev.Finished") -> None:

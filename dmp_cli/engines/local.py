@@ -13,12 +13,14 @@ from dmp_cli.predict import Predictor
 def run(plan: Plan, jobs: Iterable[Job], note: Callable[[str], None]) -> Iterator[Result]:
     """Load, then predict every job; results come as they are done, failed inputs among them.
 
-    `note` is told where it runs. Raises ModelError or ResourceError when the run as a whole
-    cannot go on.
+    `note` is told where it runs, and what is odd about the model. Raises ModelError or
+    ResourceError when the run as a whole cannot go on.
     """
     predictor = Predictor.from_plan(plan)
     where = predictor.placement
     note(f"on {where.device} in {where.dtype_name} ({where.reason}), batches of {predictor.batch}")
+    for text in predictor.notes:
+        note(text)
     return _stream(predictor, jobs)
 
 

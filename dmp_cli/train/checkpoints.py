@@ -33,6 +33,11 @@ def folder_of(output: Path) -> Path:
     return output / "checkpoints"
 
 
+def path_of(output: Path, step: int) -> Path:
+    """The checkpoint of a step, there or not."""
+    return folder_of(output) / f"step-{step:06d}"
+
+
 def newest(output: Path) -> Path | None:
     """The checkpoint of the last step, or None."""
     found = _all(output)
@@ -53,7 +58,7 @@ def save(output: Path, state: State, lora: bytes, optimizer: Mapping[str, Any], 
     `lora` is the LoRA file as it would be written now. ResourceError if the disk is full: what
     was begun is gone then, the checkpoints before it are as they were.
     """
-    path = folder_of(output) / f"step-{state.step:06d}"
+    path = path_of(output, state.step)
     part = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     packed = io.BytesIO()
     torch.save(optimizer, packed)

@@ -34,7 +34,8 @@ class Feed:
             Fit(job.recipe.size, backbone.multiple), job.training.reading,
         )  # fmt: skip
         folder = job.training.cache
-        self._cache = Cache(folder, pictures, files.vae) if folder else None
+        vae = f"{files.vae} {backbone.placement.dtype_name}"
+        self._cache = Cache(folder, pictures, vae) if folder else None
         self._read: Callable[[int, bool], Tensor] = self._cache or pictures
 
     @property

@@ -1,6 +1,8 @@
 """From what was asked for to a job: the recipe and the pairs, checked as far as without torch."""
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +27,11 @@ class Job:
     held: tuple[Pair, ...]  # for validation
 
     @property
+    def model(self) -> str:
+        """What the LoRA is called in OUT/weights.toml."""
+        return self.training.name or plain_name(self.training.output)
+
+    @property
     def prompted(self) -> bool:
         """Whether any sample has a prompt."""
         return self.training.course.captions or bool(self.recipe.prompt)
@@ -44,6 +51,11 @@ def job_of(training: Training) -> Job:
     """Check what was asked for and find the pairs; errors as of settings.check and data.pairs."""
     task = tasks.find(training.task)
     check(training, task)
+    if training.name in catalogue.packaged()["models"]:
+        raise UsageError(
+            f"--name {training.name}: dmp has a model of that name, whose settings would win",
+            "choose another name",
+        )
     table = catalogue.load(training.weights)
     recipe = weights.to_train(
         table, task.name, training.model, training.settings, training.backbone
@@ -60,6 +72,12 @@ def job_of(training: Training) -> Job:
     if training.hold_out:
         pairs, held = _split(pairs, training.hold_out, training.course.seed)
     return Job(training, task, recipe, tuple(pairs), tuple(held))
+
+
+def plain_name(output: Path) -> str:
+    """A name for the model, after the output folder; not that of a model that dmp has itself."""
+    plain = re.sub("[^a-z0-9_-]+", "-", output.absolute().name.lower()).strip("-") or "mine"
+    return f"my-{plain}" if plain in catalogue.packaged()["models"] else plain
 
 
 def _split(pairs: list[Pair], count: int, seed: int) -> tuple[list[Pair], list[Pair]]:

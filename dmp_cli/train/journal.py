@@ -22,6 +22,8 @@ class Journal:
         self._path = output / LOG
         self._board = _board(output / BOARD, step) if tensorboard else None
         lines = _until(self._path, step)
+        last = [line for line in map(json.loads, lines) if line["step"] == step]
+        self.validated = any("loss" not in line for line in last)  # after `step`
         images.write_bytes(self._path, b"".join(lines))
 
     def write(self, step: int, numbers: Mapping[str, float], prefix: str = "") -> None:

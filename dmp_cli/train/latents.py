@@ -21,6 +21,7 @@ from dmp_cli.maps import Reading
 from dmp_cli.tasks import Array, Coding, Task
 from dmp_cli.train.draws import Draw
 
+_VERSION = 1  # of what an entry holds: to be raised when the same pair gives other latents
 Encode = Callable[[Tensor], Tensor]  # Backbone.encode
 
 
@@ -66,7 +67,7 @@ class Cache:
 
     folder: Path
     pictures: Pictures
-    vae: str  # sha256 of its weights
+    vae: str  # sha256 of its weights, and the dtype it runs in
     _paths: dict[tuple[int, bool], Path] = field(default_factory=dict)  # those looked up before
 
     def __call__(self, index: int, flip: bool) -> Tensor:
@@ -91,7 +92,7 @@ class Cache:
         files = [(str(path.resolve()), *_state(path)) for path in (pair.image, pair.target)]
         how = [asdict(part) for part in
                (self.pictures.coding, self.pictures.fit, self.pictures.reading)]  # fmt: skip
-        key = json.dumps([files, self.pictures.task.name, how, self.vae, flip])
+        key = json.dumps([_VERSION, files, self.pictures.task.name, how, self.vae, flip])
         return f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.safetensors"
 
     def fill(

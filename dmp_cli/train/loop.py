@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from dmp_cli.device import out_of_memory
-from dmp_cli.errors import ResourceError
+from dmp_cli.errors import ImageError, ModelError, ResourceError
 from dmp_cli.train import checkpoints, journal, result
 from dmp_cli.train.checkpoints import State
 from dmp_cli.train.events import (
@@ -28,7 +28,7 @@ from dmp_cli.train.objective import learning_rate
 from dmp_cli.train.preparation import deciding, files_of, starting_point
 from dmp_cli.train.stopping import asked_to_stop
 from dmp_cli.train.trainer import Trainer, accelerator_of
-from dmp_cli.train.validation import truth_of
+from dmp_cli.train.validation import require_measurable
 
 
 def run(job: Job) -> Iterator[Event]:
@@ -37,12 +37,13 @@ def run(job: Job) -> Iterator[Event]:
     ModelError for a backbone, LoRA or checkpoint that is not valid, or a loss that is not finite;
     ImageError for a pair that cannot be used, at once if it is one to measure on; UsageError for
     settings that are not those of the checkpoint; ResourceError for a full disk, or memory that
-    ran out. The checkpoints that are there stay as they are.
+    ran out. The checkpoints that are there stay as they are; of a run that fails in the middle one
+    of its last whole step is written.
     """
     if job.training.tensorboard:
         journal.require_tensorboard()
-    for pair in job.held:  # or it would end the run at its first validation
-        truth_of(pair, job.task, job.training.reading)
+    result.quoted(str(job.training.output))  # or only what is written at the end would be refused
+    result.inline(job.recipe.backbone)
     with _memory():
         trainer, state, checkpoint = _open(job)
         yield Begun(
@@ -62,35 +63,41 @@ def _open(job: Job) -> tuple[Trainer, State, Path | None]:
     settings = deciding(job, files, accelerator.num_processes, precision)
     if accelerator.is_main_process:
         checkpoints.sweep(job.training.output)
-        if job.training.fresh:
-            checkpoints.clear(job.training.output)
-    accelerator.wait_for_everyone()
     checkpoint, state = starting_point(job, settings)
+    if accelerator.is_main_process and state.step < job.training.course.steps:
+        for pair in job.held:  # or it would end the run at its first validation
+            require_measurable(pair, job.task, job.training.reading)
     return Trainer(job, files, accelerator, settings, checkpoint), state, checkpoint
 
 
 class _Run:
-    """The loop itself: what it has come to is in `_loss` and `_stopped`."""
+    """The loop itself. `_done` steps are whole, `_saved` of them are in a checkpoint."""
 
     def __init__(self, trainer: Trainer, stop: Callable[[], int], began: float) -> None:
         self._trainer, self._stop, self._began = trainer, stop, began
         self._training, self._main = trainer.job.training, trainer.accelerator.is_main_process
         self._loss: float | None = None
         self._stopped = False
+        self._done = self._saved = 0
 
     def events(self, first: int) -> Iterator[Event]:
-        yield from self._fill(first)
+        self._done = self._saved = first
+        output, steps = self._training.output, self._training.course.steps
+        if first < steps:
+            yield from self._fill(first)
         if self._stopped:
             return
-        output, steps = self._training.output, self._training.course.steps
+        if self._training.fresh and self._main:  # only now: nothing is left to be refused
+            checkpoints.clear(output)
         log = Journal(output, first, self._training.tensorboard) if self._main else None
         try:
-            batches = self._trainer.feed.batches(first)
-            for step in range(first, steps):
-                yield from self._step(step, batches, log)
-                if self._stopped:
-                    return
-            yield self._finished(steps)
+            if first == steps:
+                self._write()
+            yield from self._steps(first, steps, log)
+            if not self._stopped:
+                lora, weights = output / checkpoints.LORA, output / result.WEIGHTS
+                name = self._trainer.job.model
+                yield Finished(lora, weights, name, steps, self._loss, self._seconds())
         finally:
             if log:
                 log.close()
@@ -102,31 +109,65 @@ class _Run:
         for done, total in self._trainer.feed.fill():
             yield Cached(done, total)
             if self._stop():
-                self._stopped = True
-                yield Stopped(first, self._stop())
-                return
-        self._trainer.accelerator.wait_for_everyone()
+                break
+        signal = self._trainer.agreed(self._stop())
+        if signal:
+            self._stopped = True
+            yield Stopped(first, signal)
+
+    def _steps(self, first: int, steps: int, log: Journal | None) -> Iterator[Event]:
+        lost = first and self._due(first) and log is not None and not log.validated
+        if self._trainer.agreed(int(lost)):  # the run was cut off between checkpoint and log
+            yield from self._validate(first, log)
+        batches = self._trainer.feed.batches(first)
+        try:
+            for step in range(first, steps):
+                yield from self._step(step, batches, log)
+                if self._stopped:
+                    return
+        except (ModelError, ImageError, RuntimeError, MemoryError) as error:
+            if isinstance(error, ModelError | ImageError) or _out_of_memory(error):
+                yield from self._rescue()
+            raise
 
     def _step(self, step: int, batches: Batches, log: Journal | None) -> Iterator[Event]:
         course = self._training.course
         self._loss = self._trainer.step(step, batches)
         rate, done = learning_rate(step, course), step + 1
+        self._done = done
         signal = self._trainer.agreed(self._stop())
         if log:
             log.write(done, {"loss": self._loss, "lr": rate, "seconds": self._seconds()})
         yield Stepped(done, self._loss, rate, self._trainer.feed.images)
         last = done == course.steps
         if signal or last or done % self._training.checkpoint_every == 0:
-            yield Saved(done, self._trainer.save(done, self._seconds()))
+            yield self._save()
+        if last:  # before a validation that may fail
+            self._write()
         if signal and not last:
             self._stopped = True
             yield Stopped(done, signal)
-        elif self._trainer.job.held and (last or done % self._training.validate_every == 0):
+        elif self._due(done):
             yield from self._validate(done, log)
+
+    def _save(self) -> Saved:
+        path = self._trainer.save(self._done, self._seconds())
+        self._saved = self._done
+        return Saved(self._done, path)
+
+    def _rescue(self) -> Iterator[Event]:
+        """Keep the steps since the last checkpoint, unless an update was broken off half-way."""
+        if self._done > self._saved and self._trainer.whole:
+            yield self._save()
+
+    def _due(self, done: int) -> bool:
+        """Whether there is a validation after so many steps."""
+        last = done == self._training.course.steps
+        return bool(self._trainer.job.held) and (last or done % self._training.validate_every == 0)
 
     def _validate(self, done: int, log: Journal | None) -> Iterator[Event]:
         numbers, shown = self._trainer.validate(self._stop)
-        if self._stop():  # it was cut short
+        if self._trainer.agreed(self._stop()):  # it was cut short
             return
         if log:
             log.write(done, numbers, "validation/")
@@ -134,15 +175,19 @@ class _Run:
                 log.show(done, f"validation/{index}", list(one.pictures))
         yield Validated(done, numbers)
 
-    def _finished(self, steps: int) -> Finished:
-        job, output = self._trainer.job, self._training.output
-        name = self._training.name or result.plain_name(output)
-        path = output / checkpoints.LORA
+    def _write(self) -> None:
+        job = self._trainer.job
         if self._main:
             summary = f"{job.task.name}, trained by dmp on {len(job.pairs)} pairs"
-            result.write(output, self._trainer.packed(), job.recipe, name, summary)
+            result.write(
+                self._training.output, self._trainer.packed(), job.recipe, job.model, summary
+            )
         self._trainer.accelerator.wait_for_everyone()
-        return Finished(path, output / result.WEIGHTS, name, steps, self._loss, self._seconds())
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out and the device is there still: after AcceleratorError it is not."""
+    return out_of_memory(error) and not isinstance(error, torch.AcceleratorError)
 
 
 @contextmanager

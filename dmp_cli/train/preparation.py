@@ -44,10 +44,8 @@ def files_of(job: Job, half: bool) -> Files:
     folder, variant = find_backbone(job.recipe.backbone, half)
     schedule = read_schedule(folder)
     schedule.timesteps(sampling(job.recipe))
-    middle = f".{variant}" if variant else ""
     unet, vae = (
-        weights.sha256(folder / part / f"diffusion_pytorch_model{middle}.safetensors")
-        for part in ("unet", "vae")
+        weights.sha256(weights.weight_file(folder, part, variant)) for part in ("unet", "vae")
     )
     timesteps = parse_timesteps(job.training.course.timesteps, len(schedule.alphas))
     return Files(folder, variant, unet, vae, schedule, timesteps, start)
@@ -58,6 +56,7 @@ def deciding(job: Job, files: Files, processes: int, precision: str) -> dict[str
     course, recipe = job.training.course, job.recipe
     stated = asdict(course) | {
         "rank": course.rank or (None if files.init else RANK),
+        "targets": course.targets or (None if files.init else "all"),
         "flip": job.flips,
         "images_per_step": course.batch * course.accumulate * processes,
         "drop_prompt": course.drop_prompt if job.prompted else 0.0,
@@ -67,6 +66,8 @@ def deciding(job: Job, files: Files, processes: int, precision: str) -> dict[str
         "size": recipe.size,
         "mixed_precision": precision,
         "backbone": files.unet,
+        "vae": files.vae,
+        "schedule": _shape(files.schedule),
         "init": weights.sha256(files.init) if files.init else None,
         "reading": asdict(job.training.reading),
         "data": _digest(job.pairs, course.captions),
@@ -77,13 +78,20 @@ def deciding(job: Job, files: Files, processes: int, precision: str) -> dict[str
     return stated
 
 
+def _shape(schedule: Schedule) -> list[float]:
+    """How many t there are, and a_t at three of them; rounded, since machines sum differently."""
+    alphas = schedule.alphas.tolist()
+    return [len(alphas), *(round(alphas[at], 6) for at in (0, len(alphas) // 2, -1))]
+
+
 def _digest(pairs: Sequence[Pair], captions: bool) -> str:
     """Of the names and sizes of all files: a copy of the data is the same data."""
     found = hashlib.sha256()
     for pair in pairs:
         sizes = [str(path.stat().st_size) for path in (pair.image, pair.target)]
         words = [pair.name, pair.image.suffix, pair.target.suffix, *sizes]
-        found.update("\0".join([*words, pair.prompt if captions else "", ""]).encode())
+        line = "\0".join([*words, pair.prompt if captions else "", ""])
+        found.update(line.encode(errors="surrogateescape"))  # a name need not be UTF-8
     return f"{len(pairs)} pairs {found.hexdigest()[:16]}"
 
 
@@ -92,10 +100,10 @@ def starting_point(job: Job, settings: dict[str, Any]) -> tuple[Path | None, Sta
 
     UsageError if it was trained with other settings, or if a LoRA would be overwritten.
     """
-    output = job.training.output
-    checkpoint = checkpoints.newest(output)
+    output, fresh = job.training.output, job.training.fresh
+    checkpoint = None if fresh else checkpoints.newest(output)
     if checkpoint is None:
-        if (output / checkpoints.LORA).exists() and not job.training.fresh:
+        if (output / checkpoints.LORA).exists() and not fresh:
             raise UsageError(
                 f"{output / checkpoints.LORA} is there already, without a checkpoint to go on from",
                 "use --fresh to write over it, or another -o",

@@ -1,7 +1,6 @@
 """What training leaves: a LoRA file that says how to use it, and a weights file that names it."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,25 +37,25 @@ def write(output: Path, lora_file: bytes, recipe: Recipe, name: str, summary: st
     path = output / LORA_NAMES[0]
     images.write_bytes(path, lora_file)
     lines = [
-        f"# dmp predict {recipe.task} IMAGES -o OUT --weights THIS_FILE",
+        f"# dmp predict {recipe.task} IMAGES -o OUT --weights THIS_FILE --model {name}",
         "# Size, steps, prompt and the like stand in the LoRA file; a key given here wins over it.",
         "",
-        f"default = [{_quoted(name)}]",
+        f"default = [{quoted(name)}]",
         "",
         f"[models.{name}]",
-        f"summary = {_quoted(summary)}",
-        f"backbone = {_inline(recipe.backbone)}",
+        f"summary = {quoted(summary)}",
+        f"backbone = {inline(recipe.backbone)}",
         "",
         f"[models.{name}.tasks.{recipe.task}]",
-        f"lora = {{ path = {_quoted(path.name)}, sha256 = {_quoted(sha256(path))} }}",
+        f"lora = {{ path = {quoted(path.name)}, sha256 = {quoted(sha256(path))} }}",
         "",
     ]
     images.write_bytes(output / WEIGHTS, "\n".join(lines).encode())
     return path
 
 
-def _inline(source: Source) -> str:
-    """A backbone as weights.toml states it; a folder by its full path."""
+def inline(source: Source) -> str:
+    """A backbone as weights.toml states it, a folder by its full path; UsageError if it cannot."""
     stated = {
         "packaged": source.packaged,
         "path": str(source.path.absolute()) if source.path and not source.packaged else None,
@@ -65,22 +64,16 @@ def _inline(source: Source) -> str:
         "variant": source.variant,
         "made": source.made,
     }
-    keys = [f"{key} = {_quoted(value)}" for key, value in stated.items() if value]
+    keys = [f"{key} = {quoted(value)}" for key, value in stated.items() if value]
     return f"{{ {', '.join(keys)} }}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A basic string of TOML: JSON's escapes are among TOML's. UsageError for broken bytes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UsageError(
-            f"{text!r} cannot be named in a weights file: it is not UTF-8", "rename the folder"
+            f"{text!r} is not UTF-8, as weights files and safetensors need it", "rename the folder"
         ) from error
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def plain_name(output: Path) -> str:
-    """A name for the model, after the output folder."""
-    plain = re.sub("[^a-z0-9_-]+", "-", output.absolute().name.lower()).strip("-")
-    return plain or "mine"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dmp_cli import maps
 from dmp_cli.errors import UsageError
 from dmp_cli.maps import Reading
 from dmp_cli.plan import Settings
@@ -109,7 +110,11 @@ def check(training: Training, task: Task) -> None:
     if training.init and not training.init.exists():
         raise UsageError(f"--init {training.init}: no such file or folder")
     parse_axes(training.normals or "opengl")
-    parse_axes(training.reading.axes)
+    maps.check(training.reading)
+    if training.scale is not None and not task.metres:
+        raise UsageError(f"--scale does not go with {task.name}: it is for depth")
+    if training.normals is not None and not task.unit_length:
+        raise UsageError(f"--normals does not go with {task.name}: it is for normals")
 
 
 def _one_of(flag: str, value: str, names: Iterable[str]) -> None:

@@ -74,6 +74,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         """Load everything; ModelError for a backbone, LoRA or checkpoint that is not valid."""
         self.job, self.accelerator = job, accelerator
+        self.whole = True  # no update of the LoRA was begun and not finished
         self._files, self._settings, self._course = files, settings, job.training.course
         self._backbone = _open(job, files, accelerator)
         processes = accelerator.num_processes, accelerator.process_index
@@ -134,7 +135,7 @@ class Trainer:
     def step(self, step: int, batches: Batches) -> float:
         """Train on the samples of a step, counted from 0; the mean loss of all processes.
 
-        ModelError if it is not finite, before the LoRA is changed.
+        ModelError if it is not finite, before the LoRA is changed. `whole` is False while it is.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = objective.learning_rate(step, self._course)
@@ -147,8 +148,10 @@ class Trainer:
                 self.accelerator.backward(losses.mean())
                 if self.accelerator.sync_gradients:
                     self._clip(step)
+                    self.whole = False
                 self._optimizer.step()
                 self._optimizer.zero_grad()
+        self.whole = True
         return float(torch.cat(seen).mean())
 
     def _losses(self, drawn: Sequence[Draw], stacked: Tensor) -> Tensor:
@@ -187,10 +190,13 @@ class Trainer:
 
     def _diverged(self, step: int, what: str, pairs: Sequence[Pair]) -> ModelError:
         names = ", ".join(sorted({str(pair.image) for pair in pairs}))
+        remedy = "use a smaller --learning-rate, or --mixed-precision no"
+        if step:  # a run that goes on keeps its settings: only a new one can have others
+            last = checkpoints.path_of(self.job.training.output, step)
+            remedy += f", in a new run from here:\n--init {last} -o OTHER"
         return ModelError(
             f"step {step + 1}: the {what} is not finite, on {names}",
-            "use a smaller --learning-rate, or --mixed-precision no; `dmp data check` looks at the "
-            "data",
+            f"`dmp data check` looks at the data; if it is good, {remedy}",
         )
 
     # What it leaves -----------------------------------------------------------------------
@@ -216,8 +222,10 @@ class Trainer:
         }
 
     def save(self, step: int, seconds: float) -> Path:
-        """Write a checkpoint after `step` steps; ResourceError if it cannot be."""
-        path = checkpoints.folder_of(self.job.training.output)
+        """Write a checkpoint after `step` steps; ResourceError if it cannot be.
+
+        The other processes do not wait for the main one: it may be the only one that is left.
+        """
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             held = {
@@ -226,9 +234,8 @@ class Trainer:
             }
             state = State(step, seconds, self._settings)
             training = self.job.training
-            path = checkpoints.save(training.output, state, self.packed(), held, training.keep)
-        self.accelerator.wait_for_everyone()
-        return path
+            checkpoints.save(training.output, state, self.packed(), held, training.keep)
+        return checkpoints.path_of(self.job.training.output, step)
 
     def validate(self, stop: Callable[[], int]) -> tuple[dict[str, float], list[Judged]]:
         """(metrics, pairs with pictures) of the pairs held out, each process taking its share."""
@@ -251,10 +258,10 @@ class Trainer:
         every: list[Judged] = gather_object(judged)
         return summed_up(every), [one for one in every if one.pictures]
 
-    def agreed(self, signal: int) -> int:
-        """The largest of what the processes say: they stop after the same step, or none does."""
+    def agreed(self, number: int) -> int:
+        """The largest of what the processes say: all do the same then, and wait for each other."""
         every: Tensor = self.accelerator.gather(
-            torch.tensor([signal], device=self.accelerator.device)
+            torch.tensor([number], device=self.accelerator.device)
         )
         return int(every.max())
 

@@ -30,6 +30,11 @@ def truth_of(pair: Pair, task: Task, reading: Reading) -> Array:
     return truth
 
 
+def require_measurable(pair: Pair, task: Task, reading: Reading) -> None:
+    """ImageError if image or map of a pair cannot be read, or if they do not belong together."""
+    data.require_shape(pair, truth_of(pair, task, reading), data.read_image(pair.image))
+
+
 def judge(
     predictor: Predictor, pair: Pair, task: Task, reading: Reading, look: bool = False
 ) -> Judged:
