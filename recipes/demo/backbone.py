@@ -1,6 +1,6 @@
 """Trains the demo model's UNet together with a LoRA for each task, from nothing.
 
-`python recipes/demo/backbone.py PACKED.npy VAE OUT --steps 5000`; running it again goes on.
+`python recipes/demo/backbone.py PACKED.npy VAE OUT`; running it again goes on.
 A step is one batch of each task, its LoRA switched on; the UNet learns from all of them. The loss
 is that of `dmp train`: v-prediction on `sqrt(a_t) y + sqrt(1 - a_t) x`.
 """
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("packed", type=Path)
     parser.add_argument("vae", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

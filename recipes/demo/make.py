@@ -6,6 +6,7 @@ dmp_cli/demo and measures it. docs/demo.md tells what it is and how long it took
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -56,6 +57,12 @@ def install(work: Path) -> None:
         with safe_open(work / f"lora-{task}/pytorch_lora_weights.safetensors", "pt") as file:
             halves = {key: file.get_tensor(key).half() for key in file.keys()}  # noqa: SIM118
             save_file(halves, PACKAGE / "loras" / f"{task}.safetensors", file.metadata())
+    for path in PACKAGE.rglob("*.json"):  # without the folder that it was made in
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None):
+            path.write_text(json.dumps(config, indent=2) + "\n")
+    for path in PACKAGE.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for the owner alone
     size = sum(path.stat().st_size for path in PACKAGE.rglob("*") if path.is_file())
     print(f"{PACKAGE}: {size / 1e6:.2f} MB")
 
@@ -66,8 +73,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=6000)
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--vae-whole-steps", type=int, default=700)
-    parser.add_argument("--unet-steps", type=int, default=4000)
-    parser.add_argument("--lora-steps", type=int, default=100)
+    parser.add_argument("--unet-steps", type=int, default=2400)
+    parser.add_argument("--lora-steps", type=int, default=30)
     parser.add_argument("--install", action="store_true")
     given = parser.parse_args()
     work, stage = given.work, Stages()
