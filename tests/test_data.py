@@ -367,7 +367,9 @@ def test_a_map_of_another_shape_is_refused(tmp_path: Path, size: tuple[int, int]
 
 @pytest.mark.parametrize("size", [(24, 32), (240, 320), (33, 43), (479, 640)])
 def test_sizes_may_be_rounded(tmp_path: Path, size: tuple[int, int]) -> None:
-    data.load(pair(tmp_path, np.ones(size)), DEPTH, Coding(), FIT, AS_OURS)
+    rgb, picture = data.load(pair(tmp_path, np.ones(size)), DEPTH, Coding(), FIT, AS_OURS)
+    assert rgb.shape == picture.shape == (ROWS, COLUMNS, 3)
+    assert np.allclose(picture, 2 / 8 - 1)
 
 
 def test_the_image_is_turned_upright_first(tmp_path: Path) -> None:
