@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from dmp_cli import images
+from dmp_cli.colour import linear_from_srgb
 from dmp_cli.data import read_image
-from dmp_cli.tasks import Array, Task, linear_from_srgb, unit_vectors
+from dmp_cli.tasks import Array, Task, unit_vectors
 
 # Depth is counted in bins, to know the median of all pixels: 1e-4 m to 1e6 m, each 0.035 % wide
 _BINS = 1 << 16

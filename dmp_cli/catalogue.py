@@ -9,9 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from dmp_cli.classes import parse_classes
 from dmp_cli.errors import UsageError
 from dmp_cli.plan import FINALS, PREDICTIONS, SAMPLERS, SPACINGS
-from dmp_cli.tasks import find, parse_axes, parse_classes
+from dmp_cli.tasks import find, parse_axes
 
 Table = dict[str, Any]
 Check = Callable[[Any], str | None]  # what is wrong with a value, or None

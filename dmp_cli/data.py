@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from dmp_cli import captions, images, jobs, maps, naming
+from dmp_cli.classes import ade20k
 from dmp_cli.errors import ImageError, NoInputError
 from dmp_cli.maps import Reading
-from dmp_cli.tasks import UNLABELLED, Array, Coding, Task, ade20k
+from dmp_cli.tasks import UNLABELLED, Array, Coding, Task
 
 MAX_PIXELS = 100_000_000  # an image with more is refused
 

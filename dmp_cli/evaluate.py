@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dmp_cli import answers, images, maps, metrics
+from dmp_cli import answers, files, images, maps, metrics
 from dmp_cli.answers import Answer
+from dmp_cli.classes import ade20k
 from dmp_cli.errors import DmpError, ImageError
 from dmp_cli.maps import Reading
 from dmp_cli.matching import Match
-from dmp_cli.tasks import UNLABELLED, Array, Task, ade20k, find
+from dmp_cli.tasks import UNLABELLED, Array, Task, find
 
 RESIZED = "prediction resized to the size of the truth"
 CLIPPED = f"predicted depth below {metrics.NEAREST} m: taken as {metrics.NEAREST} m"
@@ -212,15 +213,13 @@ class Run:
 
 
 def write_csv(path: Path, rows: Iterable[Compared]) -> None:
-    """One line an image: name, files, counted pixels, numbers. Raises as images.write does."""
+    """One line an image: name, files, counted pixels, numbers. Raises as files.write does."""
     listed = list(rows)
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     names = list(listed[0].numbers) if listed else []
     writer.writerow(["name", "prediction", "truth", "pixels", *names])
     for row in listed:
-        files = row.match.prediction, row.match.truth
-        writer.writerow(
-            [row.match.name, *files, row.pixels, *(row.numbers[name] for name in names)]
-        )
-    images.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        pair = row.match.prediction, row.match.truth
+        writer.writerow([row.match.name, *pair, row.pixels, *(row.numbers[name] for name in names)])
+    files.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))

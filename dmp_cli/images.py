@@ -1,27 +1,21 @@
-"""File -> pixels, and pixels or maps -> file. No tasks, no tensors."""
+"""File -> pixels, and the sizes of pixels and maps. No tasks, no tensors."""
 
 import io
 import logging
-import os
-import secrets
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
-from dmp_cli.errors import ImageError, ResourceError
+from dmp_cli.errors import ImageError
 
 Array = NDArray[Any]
 
 # Pillow has no reader named MPO: the one of JPEG reads it
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-COLORMAPS = ("Spectral", "inferno", "turbo", "viridis", "magma", "grey")
 BACKGROUND = (255, 255, 255)  # what stands behind transparent pixels
 SEVERAL = "has several frames: the first is taken"
 BUDGET = 4  # the network's picture has at most this many times size * size pixels
@@ -259,96 +253,3 @@ def resize(values: Array, size: tuple[int, int], nearest: bool = False) -> Array
         plane = Image.fromarray(np.ascontiguousarray(channels[..., channel]))
         out[..., channel] = np.asarray(plane.resize(size[::-1], how))
     return out[..., 0] if values.ndim == 2 else out
-
-
-# Writing ----------------------------------------------------------------------------------
-
-
-@cache
-def colormap(name: str) -> Array | None:
-    """uint8 [256, 3] of a colour map of COLORMAPS; None for grey."""
-    if name == "grey":
-        return None
-    import cmap
-
-    colours: Array = np.rint(cmap.Colormap(name).lut(256)[:, :3] * 255).astype(np.uint8)
-    return colours
-
-
-def write_png(
-    path: Path, pixels: Array, text: Mapping[str, str], palette: Array | None = None
-) -> None:
-    """Write uint8 [H, W] or [H, W, 3] as PNG, indexed with `palette`; `text` goes into it."""
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    if palette is not None:
-        image.putpalette(palette.tobytes())
-    info = PngInfo()
-    for key, value in text.items():
-        info.add_itxt(key, value.encode("utf-8", "backslashreplace").decode())
-    write(path, lambda file: image.save(file, "PNG", compress_level=1, pnginfo=info))
-
-
-def write_npy(path: Path, values: Array) -> None:
-    """Write an array as .npy, in its own dtype."""
-    plain = np.ascontiguousarray(values)
-
-    def save(file: IO[bytes]) -> None:
-        # not np.save: its errors do not say that the disk is full
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(plain))
-        file.write(plain.data.cast("B"))
-
-    write(path, save)
-
-
-def write(path: Path, save: Callable[[IO[bytes]], None]) -> None:
-    """Write a file under a temporary name, then rename it: a file that exists is whole.
-
-    ImageError if this one name cannot be written, ResourceError if none could be.
-    """
-    temporary = path.parent / f".dmp-{secrets.token_hex(8)}.part"  # a pid is not unique
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                save(file)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except (OSError, ValueError) as error:
-        raise _write_error(path, error) from error
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file at once, as `write` does."""
-
-    def save(file: IO[bytes]) -> None:
-        file.write(data)
-
-    write(path, save)
-
-
-def _write_error(path: Path, error: Exception) -> ImageError | ResourceError:
-    import errno
-
-    number = error.errno if isinstance(error, OSError) else None
-    of_the_name = (errno.ENAMETOOLONG, errno.EISDIR, errno.EILSEQ, errno.EEXIST, errno.ENOTDIR)
-    if number is None or number in (*of_the_name, errno.ELOOP, errno.EINVAL):
-        return ImageError(f"{path} cannot be written: {error}")
-    hint = "free some space" if number in (errno.ENOSPC, errno.EDQUOT) else "check the folder"
-    return ResourceError(
-        f"{path} cannot be written: {os.strerror(number or 0)}", f"{hint}, then run it again"
-    )
-
-
-def check_writable(folder: Path) -> None:
-    """Make an output folder and a file in it; ResourceError if that fails."""
-    if folder.exists() and not folder.is_dir():
-        raise ResourceError(f"output folder {folder} is a file", "choose another -o")
-    probe = folder / f".dmp-{secrets.token_hex(8)}.probe"
-    try:
-        write(probe, lambda file: file.flush())
-        probe.unlink(missing_ok=True)
-    except (ImageError, ResourceError) as error:
-        why = str(error).removeprefix(str(probe))
-        raise ResourceError(f"output folder {folder}{why}", "choose another -o") from error

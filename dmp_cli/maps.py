@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dmp_cli import mapfiles
+from dmp_cli.classes import ade20k
 from dmp_cli.errors import ImageError, UsageError
-from dmp_cli.tasks import UNLABELLED, Array, Coding, Task, ade20k, parse_axes, to_opengl
+from dmp_cli.tasks import UNLABELLED, Array, Coding, Task, parse_axes, to_opengl
 
 SUFFIXES = mapfiles.SUFFIXES
 NOWHERE = 65504.0  # metres: the largest half. From here on there is no surface; Blender writes 1e10

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmp_cli.colour import srgb_from_linear
 from dmp_cli.errors import ImageError
-from dmp_cli.tasks import UNLABELLED, Array, Kind, srgb_from_linear
+from dmp_cli.tasks import UNLABELLED, Array, Kind
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmp_cli import header, images, tasks, weights
+from dmp_cli import classes, header, images, tasks, weights
 from dmp_cli.backbone import Backbone, quiet, read_schedule
 from dmp_cli.device import Placement, choose, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
@@ -81,7 +81,7 @@ class Predictor:
         self._tasks = {name: tasks.find(name) for name in plan.tasks}
         self.recipes = {recipe.task: recipe for recipe in recipes}
         self._classes = {
-            recipe.task: tasks.parse_classes(plan.classes or recipe.classes) for recipe in recipes
+            recipe.task: classes.parse_classes(plan.classes or recipe.classes) for recipe in recipes
         }
 
     def _open(self, plan: Plan) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from dmp_cli import data, maps
+from dmp_cli.classes import ade20k
 from dmp_cli.errors import ImageError, NoInputError
-from dmp_cli.tasks import UNLABELLED, Array, Coding, Task, ade20k
+from dmp_cli.tasks import UNLABELLED, Array, Coding, Task
 
 PERCENTILES = {"min": 0, "1%": 1, "median": 50, "99%": 99, "max": 100}
 FAR = Coding().scale  # metres: depth beyond it is drawn as far as this

@@ -9,9 +9,10 @@ from typing import Any
 
 from dmp_cli import header
 from dmp_cli.catalogue import ORIGINS, SETTINGS, SOURCES, Table, load
+from dmp_cli.classes import parse_classes
 from dmp_cli.errors import ModelError, UsageError
 from dmp_cli.plan import Plan, Settings
-from dmp_cli.tasks import parse_axes, parse_classes
+from dmp_cli.tasks import parse_axes
 
 LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 _PARTS = {

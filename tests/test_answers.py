@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from dmp_cli import answers, metrics
+from dmp_cli.colour import linear_from_srgb
 from dmp_cli.errors import ImageError
-from dmp_cli.tasks import TASKS, Array, find, linear_from_srgb, unit_vectors
+from dmp_cli.tasks import TASKS, Array, find, unit_vectors
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent / "dmp_cli"
 # Each group imports only groups before it; members of a group do not import each other.
 GROUPS = (
     {"errors", "__init__"},
-    {"tasks", "plan", "jobs", "images", "device", "diffusion", "lora"},
+    {"files", "classes", "colour"},
+    {"writers", "tasks", "plan", "jobs", "images", "device", "diffusion", "lora"},
     {"mapfiles"},
     {"catalogue", "captions", "maps", "metrics", "naming"},
     {"header"},

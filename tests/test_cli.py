@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import __version__, images
+from dmp_cli import __version__, colour
 from dmp_cli.commands.report import Talk, shown
 from dmp_cli.engines import steps
 from tests.conftest import PARITY, TASKS, Dmp, apart, write_image, write_weights
@@ -407,7 +407,7 @@ def test_doctor_says_what_is_here(dmp: Dmp, weights: Path) -> None:
     [
         ("--sampler ", ["ddim", "oracle", "onepass"]),
         ("--model ", ["dmp", "dmp-paper", "demo", "untrained"]),
-        ("--colormap ", list(images.COLORMAPS)),
+        ("--colormap ", list(colour.COLORMAPS)),
         ("de", ["depth"]),
         ("depth,no", ["depth,normals"]),
     ],

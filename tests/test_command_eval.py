@@ -15,7 +15,8 @@ import OpenEXR
 import pytest
 import tifffile
 
-from dmp_cli.tasks import TASKS, find, srgb_from_linear, unit_vectors
+from dmp_cli.colour import srgb_from_linear
+from dmp_cli.tasks import TASKS, find, unit_vectors
 from tests.conftest import PARITY, Dmp
 
 RNG = np.random.default_rng(0)

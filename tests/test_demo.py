@@ -19,11 +19,12 @@ from safetensors.torch import save_file
 
 import dmp_cli
 from dmp_cli import Predictor
+from dmp_cli.classes import ade20k
 from dmp_cli.errors import ModelError
 from dmp_cli.metrics import METRICS, confusion, counted, labels, measure
 from dmp_cli.scenes.render import Frame
 from dmp_cli.scenes.write import Order, frame
-from dmp_cli.tasks import TASKS, ade20k
+from dmp_cli.tasks import TASKS
 
 PACKAGED = Path(dmp_cli.__file__).parent / "demo"
 Bounds = Mapping[tuple[str, str], float]

@@ -1,6 +1,5 @@
 """File -> pixels and map -> file: rows 1 to 13, 19, 22 and 23 of the faults, and the sizes."""
 
-import errno
 import io
 import os
 import struct
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from dmp_cli import images
-from dmp_cli.errors import ImageError, ResourceError
+from dmp_cli.errors import ImageError
 
 LIMIT = 1_000_000
 Read = Callable[..., images.Pixels]
@@ -775,215 +774,6 @@ def test_resize_of_what_is_not_contiguous(nearest: bool) -> None:
 def test_resize_to_the_same_size_is_free() -> None:
     values = np.zeros((3, 4), "f4")
     assert images.resize(values, (3, 4)) is values
-
-
-# Writing ----------------------------------------------------------------------------------
-
-ENDS = {
-    "Spectral": ((158, 1, 66), (94, 79, 162)),
-    "viridis": ((68, 1, 84), (253, 231, 37)),
-    "inferno": ((0, 0, 4), (252, 255, 164)),
-    "magma": ((0, 0, 4), (252, 253, 191)),
-    "turbo": ((48, 18, 59), (122, 4, 3)),
-}
-
-
-@pytest.mark.parametrize("name", ENDS)
-def test_colormap_has_its_published_ends(name: str) -> None:
-    colours = images.colormap(name)
-    assert colours is not None
-    assert colours.shape == (256, 3)
-    assert colours.dtype == np.uint8
-    assert (tuple(colours[0]), tuple(colours[-1])) == ENDS[name]
-
-
-def test_every_colormap_is_listed() -> None:
-    assert set(images.COLORMAPS) == {*ENDS, "grey"}
-    assert images.colormap("grey") is None
-
-
-TEXT = {"Software": "dmp", "Source": "Häuser\nam Meer 海.png", "near": "0.5 m"}
-
-
-@pytest.mark.parametrize("shape", [(24, 32), (24, 32, 3)])
-def test_write_png(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    pixels = np.random.default_rng(6).integers(0, 256, shape, dtype=np.uint8)
-    images.write_png(tmp_path / "new" / "x.png", pixels[::-1], TEXT)
-    with Image.open(tmp_path / "new" / "x.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.mode == ("L" if len(shape) == 2 else "RGB")
-        np.testing.assert_array_equal(picture, pixels[::-1])
-        assert isinstance(picture, PngImagePlugin.PngImageFile)
-        assert picture.text == TEXT
-
-
-def test_write_png_with_a_palette(tmp_path: Path) -> None:
-    rng = np.random.default_rng(7)
-    palette = rng.integers(0, 256, (150, 3), dtype=np.uint8)
-    ids = rng.integers(0, 150, (24, 32), dtype=np.uint8)
-    images.write_png(tmp_path / "x.png", ids, {}, palette)
-    with Image.open(tmp_path / "x.png") as picture:
-        assert picture.mode == "P"
-        np.testing.assert_array_equal(picture, ids)
-        np.testing.assert_array_equal(picture.convert("RGB"), palette[ids])
-
-
-@pytest.mark.parametrize("kind", ["f4", "u1"])
-def test_write_npy(tmp_path: Path, kind: str) -> None:
-    values = np.arange(24).reshape(4, 6).astype(kind).T
-    images.write_npy(tmp_path / "x.npy", values)
-    found = np.load(tmp_path / "x.npy", allow_pickle=False)
-    assert found.dtype == values.dtype
-    np.testing.assert_array_equal(found, values)
-
-
-def fail(error: BaseException) -> Callable[[Any], None]:
-    def save(file: Any) -> None:
-        file.write(b"half of it")
-        raise error
-
-    return save
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("x"), OSError(5, "x")])
-@pytest.mark.parametrize("before", [None, b"what was there"])
-def test_failed_write_leaves_nothing(
-    tmp_path: Path, error: BaseException, before: bytes | None
-) -> None:
-    path = tmp_path / "x.png"
-    if before:
-        path.write_bytes(before)
-    with pytest.raises((KeyboardInterrupt, RuntimeError, ResourceError)):
-        images.write(path, fail(error))
-    assert [file.name for file in tmp_path.iterdir()] == (["x.png"] if before else [])
-    assert not before or path.read_bytes() == before
-
-
-def test_write_shows_no_final_name_before_its_end(tmp_path: Path) -> None:
-    seen = []
-    images.write(tmp_path / "x.png", lambda file: seen.extend(tmp_path.glob("x*")))
-    assert seen == []
-    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
-
-
-def test_temporary_names_of_equal_processes_differ(tmp_path: Path) -> None:
-    """Two containers on one folder may well have one process id, and do the same things."""
-    code = (
-        "import os, sys, pathlib; from dmp_cli import images\n"
-        "os.getpid, folder = lambda: 7, pathlib.Path(sys.argv[1])\n"
-        "images.write(folder / 'x', lambda file: print(*(p.name for p in folder.glob('.*'))))"
-    )
-    command = [sys.executable, "-c", code, tmp_path]
-    names = [subprocess.check_output(command, text=True).strip() for _ in range(2)]
-    assert all(name.startswith(".dmp-") and name.endswith(".part") for name in names)
-    assert names[0] != names[1]
-
-
-@pytest.mark.parametrize("name", ["n" * 252 + ".png", "a\0b.png", "\ud800.png"])
-def test_a_name_that_cannot_be_is_the_images_fault(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ImageError, match="cannot be written"):
-        images.write_npy(tmp_path / name, np.zeros(3))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_under_the_name_is_the_images_fault(tmp_path: Path) -> None:
-    (tmp_path / "x.npy").mkdir()
-    with pytest.raises(ImageError, match="cannot be written"):
-        images.write_npy(tmp_path / "x.npy", np.zeros(3))
-
-
-@pytest.mark.parametrize("name", ["-x.npy", "a\nb.npy", os.fsdecode(b"caf\xe9.npy"), "海.npy"])
-def test_odd_names_are_written(tmp_path: Path, name: str) -> None:
-    images.write_npy(tmp_path / name, np.zeros(3))
-    assert [file.name for file in tmp_path.iterdir()] == [name]
-
-
-CODES = ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EIO", "EMFILE"]
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_what_hits_every_file_is_the_surroundings_fault(tmp_path: Path, code: str) -> None:
-    number = getattr(errno, code)
-    with pytest.raises(ResourceError, match="cannot be written") as raised:
-        images.write(tmp_path / "x.png", fail(OSError(number, os.strerror(number))))
-    assert ("space" in raised.value.hint) == (code in {"ENOSPC", "EDQUOT"})
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_full_disk(tmp_path: Path) -> None:
-    def save(file: Any) -> None:
-        with Path("/dev/full").open("wb", buffering=0) as full:
-            full.write(b"x")
-
-    with pytest.raises(ResourceError, match="No space left"):
-        images.write(tmp_path / "x.png", save)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ["png", "npy"])
-def test_limit_of_file_size(tmp_path: Path, kind: str) -> None:
-    """A real failure in the middle of a file."""
-    code = (
-        "import resource, sys, pathlib, numpy as np; from dmp_cli import images\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "pixels = np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)\n"
-        "path = pathlib.Path(sys.argv[1])\n"
-        "try: images.write_npy(path, pixels) if path.suffix == '.npy' else "
-        "images.write_png(path, pixels, {})\n"
-        "except images.ResourceError as error: print(error)"
-    )
-    path = tmp_path / f"x.{kind}"
-    environment = {key: value for key, value in os.environ.items() if "COV" not in key}
-    ran = subprocess.run(
-        [sys.executable, "-c", code, path],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    assert ran.stdout == f"{path} cannot be written: File too large\n", ran.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
-    images.check_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
-
-
-def test_check_writable_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
-    with pytest.raises(ResourceError, match="is a file"):
-        images.check_writable(tmp_path / "out")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root ignores the mode of a folder")
-def test_check_writable_of_a_folder_that_is_read_only(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(ResourceError, match="Permission denied"):
-        images.check_writable(tmp_path)
-
-
-def test_text_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9.jpg")
-    images.write_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8), {"Source": name})
-    with Image.open(tmp_path / "a.png") as image:
-        assert image.info["Source"] == "caf\\udce9.jpg"
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_npy_is_what_numpy_reads(tmp_path: Path, order: Any, dtype: type) -> None:
-    values = np.asarray(np.arange(24).reshape(2, 3, 4), dtype, order=order)
-    images.write_npy(tmp_path / "a.npy", values)
-    found = np.load(tmp_path / "a.npy")
-    assert found.dtype == dtype
-    assert np.array_equal(found, values)
-
-
-def test_a_file_where_a_folder_should_be_fails_alone(tmp_path: Path) -> None:
-    (tmp_path / "sub").touch()
-    with pytest.raises(ImageError, match="cannot be written"):
-        images.write_npy(tmp_path / "sub" / "a.npy", np.zeros(3))
 
 
 @pytest.mark.parametrize(

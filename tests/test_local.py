@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import images, jobs
+from dmp_cli import jobs, writers
 from dmp_cli.engines import local, steps
 from dmp_cli.errors import ResourceError
 from dmp_cli.jobs import Job, Result
@@ -117,7 +117,7 @@ def test_a_full_disk_ends_the_run(
     def full(*arguments: object) -> None:
         raise ResourceError("out/a.png cannot be written: No space left on device")
 
-    monkeypatch.setattr(images, "write_npy", full)
+    monkeypatch.setattr(writers, "write_npy", full)
     plan = plan_for(weights)
     with pytest.raises(ResourceError, match="No space left"):
         run(plan, jobs_in(photos, tmp_path / "out", plan))

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dmp_cli import maps, tasks
+from dmp_cli import classes, maps, tasks
 from dmp_cli.errors import ImageError, UsageError
 from dmp_cli.maps import Reading
 from dmp_cli.tasks import Array, Coding, Picture, Task, find
@@ -210,7 +210,7 @@ def test_numbers_that_are_no_ids(tmp_path: Path, stored: Any, named: str) -> Non
 
 @pytest.mark.parametrize("palette", ["standard", "drawn"])
 def test_colours_of_either_palette_are_ids(tmp_path: Path, palette: str) -> None:
-    colours: Array = getattr(tasks.ade20k(), palette)
+    colours: Array = getattr(classes.ade20k(), palette)
     found = maps.read(png(tmp_path, colours[None]), find("segmentation"))[0]
     same_colour = {48: 6}  # skyscraper and road
     assert found.tolist() == [same_colour.get(index, index) for index in range(150)]

@@ -13,8 +13,9 @@ from sklearn import metrics as sk
 from torchmetrics import functional as tm
 
 from dmp_cli import metrics
+from dmp_cli.colour import linear_from_srgb, srgb_from_linear
 from dmp_cli.errors import ImageError
-from dmp_cli.tasks import TASKS, Array, linear_from_srgb, srgb_from_linear, unit_vectors
+from dmp_cli.tasks import TASKS, Array, unit_vectors
 from tests.conftest import PARITY
 
 ARRAYS = dict(np.load(PARITY / "metrics.npz"))

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dmp_cli import tasks
+from dmp_cli import classes, tasks
 from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.diffusion import Sampling, sample
@@ -115,10 +115,10 @@ def test_the_plain_layout_is_the_exact_one(backbone: Backbone) -> None:
     assert apart(plain, truth) < apart(GOLDEN["latent/onepass"], truth)
 
 
-@pytest.mark.parametrize("kept", [None, tasks.ade20k().bedroom])
+@pytest.mark.parametrize("kept", [None, classes.ade20k().bedroom])
 def test_class_ids(kept: tuple[int, ...] | None) -> None:
     name = "seg/ids_all" if kept is None else "seg/ids_bedroom"
-    assert np.array_equal(tasks.nearest_class(METRICS["seg/colours"], kept), METRICS[name])
+    assert np.array_equal(classes.nearest_class(METRICS["seg/colours"], kept), METRICS[name])
 
 
 def test_prompt_tokens() -> None:

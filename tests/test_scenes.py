@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from dmp_cli import catalogue, maps
+from dmp_cli.classes import parse_classes
+from dmp_cli.colour import linear_from_srgb
 from dmp_cli.errors import ResourceError, UsageError
 from dmp_cli.scenes.build import build
 from dmp_cli.scenes.materials import PATTERNS, Material
@@ -20,7 +22,7 @@ from dmp_cli.scenes.render import Frame, render
 from dmp_cli.scenes.shapes import Hole, Part, Solid
 from dmp_cli.scenes.world import FARTHEST, Camera, Light, World, class_id
 from dmp_cli.scenes.write import Order, frame, write
-from dmp_cli.tasks import TASKS, linear_from_srgb, parse_classes
+from dmp_cli.tasks import TASKS
 from tests.conftest import Dmp
 
 SIZE = 96

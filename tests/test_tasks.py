@@ -46,39 +46,6 @@ def test_depth_is_the_mean_clamped_below_only() -> None:
     )
 
 
-def test_every_class_but_two_is_told_apart() -> None:
-    found = tasks.nearest_class(tasks.ade20k().drawn[None])[0]
-    assert np.flatnonzero(found != np.arange(150)).tolist() == [48, 51]
-
-
-def test_lab_is_that_of_opencv_for_every_colour() -> None:
-    import cv2
-
-    green, blue = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
-    for red in range(256):
-        rgb = np.stack([np.full_like(green, red), green, blue], axis=-1).astype(np.uint8)
-        assert np.array_equal(tasks.lab8(rgb), cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB))
-
-
-def test_left_out_classes_are_never_found_but_for_the_black_one() -> None:
-    rgb = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    found = set(np.unique(tasks.nearest_class(rgb, (3, 7))).tolist())
-    assert found <= {0, 3, 7}
-
-
-@pytest.mark.parametrize(
-    ("text", "ids"), [("all", None), ("bed, 3,7", (3, 7)), ("bedroom", tasks.ade20k().bedroom)]
-)
-def test_classes_by_name_and_id(text: str, ids: tuple[int, ...] | None) -> None:
-    assert tasks.parse_classes(text) == ids
-
-
-@pytest.mark.parametrize("text", ["150", "bad", "", "1,,2", "-1"])
-def test_unknown_classes_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="unknown class"):
-        tasks.parse_classes(text)
-
-
 @pytest.mark.parametrize(
     ("axes", "vector"), [("opengl", (1, 2, 3)), ("directx", (1, -2, 3)), ("opencv", (1, -2, -3)),
                          ("-z x y", (-3, 1, 2))]
@@ -117,16 +84,6 @@ def test_unknown_axes_are_refused(axes: str) -> None:
 
 def test_a_zero_vector_faces_the_viewer() -> None:
     assert tasks.unit_vectors(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 1]]
-
-
-def test_srgb_there_and_back() -> None:
-    light = np.linspace(0, 1, 1001, dtype=np.float32)
-    np.testing.assert_allclose(
-        tasks.linear_from_srgb(tasks.srgb_from_linear(light)), light, atol=1e-6
-    )
-    assert tasks.srgb_from_linear(np.array([0.2140411], np.float32))[0] == pytest.approx(
-        0.5, abs=1e-5
-    )
 
 
 def test_near_takes_the_first_colour() -> None:

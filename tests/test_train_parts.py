@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dmp_cli import images, tasks
+from dmp_cli import files, images, tasks
 from dmp_cli.diffusion import Schedule, estimate, mix, target
 from dmp_cli.errors import ModelError, ResourceError, UsageError
 from dmp_cli.maps import Reading
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(
 ) -> None:
     before = save(tmp_path, 5)
     content = {path.name: path.read_bytes() for path in before.iterdir()}
-    real = images.write
+    real = files.write
 
     def write(path: Path, save: Any) -> None:
         def full(file: Any) -> None:

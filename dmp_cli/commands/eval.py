@@ -190,7 +190,7 @@ def _how(
 
 def _check_csv(csv: Path) -> None:
     """ResourceError before the work is done, not after it."""
-    from dmp_cli.images import check_writable
+    from dmp_cli.files import check_writable
 
     if csv.is_dir():
         raise ResourceError(f"{csv} cannot be written: it is a folder", "choose another --csv")

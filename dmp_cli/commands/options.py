@@ -44,7 +44,7 @@ def _models() -> list[str]:
 
 
 def _colormaps() -> tuple[str, ...]:
-    from dmp_cli.images import COLORMAPS
+    from dmp_cli.colour import COLORMAPS
 
     return COLORMAPS
 

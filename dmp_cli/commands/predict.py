@@ -94,12 +94,12 @@ def predict(
 
 def run(plan: Plan, chosen: list[Recipe], todo: list[jobs.Job], output: Path, talk: Talk) -> None:
     """Check device and output folder before a model is loaded, then run the plan and follow it."""
-    from dmp_cli import images
+    from dmp_cli import files
     from dmp_cli.device import choose
 
     first = chosen[0]
     choose(plan.device, plan.dtype)
-    images.check_writable(output)
+    files.check_writable(output)
     talk.detail(f"{count(len(todo), 'image')}; backbone {first.backbone}")
     for recipe in map(completed, chosen) if talk.verbose else ():
         talk.detail(f"{recipe.task}: {recipe.lora}, {recipe.settings}")
@@ -172,7 +172,7 @@ def _batch(text: str) -> int:
 
 
 def _colormap(name: str) -> str:
-    from dmp_cli.images import COLORMAPS
+    from dmp_cli.colour import COLORMAPS
 
     names = {known.lower(): known for known in COLORMAPS} | {"gray": "grey"}
     if name.lower() not in names:

@@ -121,14 +121,14 @@ def train(
 
 def run(training: "Training", talk: Talk) -> None:
     """Check all that can be without torch, then train and tell of it."""
-    from dmp_cli import images
+    from dmp_cli import files
     from dmp_cli.train.job import job_of
 
     speaks = not int(os.environ.get("RANK", "0"))  # one of several processes
     if not speaks:
         talk = Talk(quiet=True, progress=False)
     job = job_of(training)
-    images.check_writable(training.output)
+    files.check_writable(training.output)
     recipe = job.recipe
     talk.note(
         f"{count(len(job.pairs), 'pair')} for {job.task.name}; backbone {recipe.backbone}; "

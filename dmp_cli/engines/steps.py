@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import dmp_cli
-from dmp_cli import images, tasks
+from dmp_cli import colour, tasks, writers
 from dmp_cli.errors import DmpError, ImageError
 from dmp_cli.jobs import Job, Result
 from dmp_cli.plan import Plan
@@ -75,16 +75,16 @@ def write(predictor: Predictor, item: Item) -> Result:
 def _save(predictor: Predictor, job: Job, task: str, full: Array, form: str) -> Path:
     path = job.targets[task, form]
     if form == "npy":
-        images.write_npy(path, full)
+        writers.write_npy(path, full)
         return path
     picture = tasks.find(task).preview(full, _view(predictor.plan))
     text = provenance(predictor, task) | {"Source": job.source.name} | dict(picture.text)
-    images.write_png(path, picture.pixels, text, picture.palette)
+    writers.write_png(path, picture.pixels, text, picture.palette)
     return path
 
 
 def _view(plan: Plan) -> tasks.View:
-    return tasks.View(images.colormap(plan.colormap), plan.invert, plan.range)
+    return tasks.View(colour.colormap(plan.colormap), plan.invert, plan.range)
 
 
 def provenance(predictor: Predictor, task: str) -> dict[str, str]:

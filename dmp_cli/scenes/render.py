@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmp_cli.colour import srgb_from_linear
 from dmp_cli.scenes.world import Light, World, class_id
-from dmp_cli.tasks import srgb_from_linear
 
 Array = NDArray[Any]
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dmp_cli.classes import ade20k
 from dmp_cli.scenes.materials import Colour
 from dmp_cli.scenes.shapes import Array, Solid, Vector
-from dmp_cli.tasks import ade20k
 
 FARTHEST = 10.0  # metres: nothing in a scene is farther away
 

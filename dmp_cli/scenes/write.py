@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmp_cli import images
+from dmp_cli import files
+from dmp_cli.classes import ade20k
+from dmp_cli.colour import srgb_from_linear
 from dmp_cli.errors import UsageError
 from dmp_cli.scenes.build import build
 from dmp_cli.scenes.render import Frame, render
-from dmp_cli.tasks import ade20k, srgb_from_linear
 
 Array = NDArray[Any]
 
@@ -110,8 +111,8 @@ def _claim(out: Path, order: Order) -> None:
                 )
     elif out.is_dir() and any(out.iterdir()):
         raise UsageError(f"{out} holds files that are no scenes of dmp", _ELSEWHERE)
-    images.check_writable(out)
-    images.write_bytes(note, (json.dumps(wanted) + "\n").encode())
+    files.check_writable(out)
+    files.write_bytes(note, (json.dumps(wanted) + "\n").encode())
 
 
 def _record(path: Path, text: str) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _note_captions(path: Path, known: dict[str, str]) -> None:
         json.dumps({"file_name": f"images/{name}.png", "text": known[name]})
         for name in sorted(known)
     ]
-    images.write_bytes(path, ("\n".join(rows) + "\n").encode())
+    files.write_bytes(path, ("\n".join(rows) + "\n").encode())
 
 
 def _one(out: Path, order: Order, index: int) -> str:
@@ -161,12 +162,12 @@ def _deep(values: Array) -> Array:
 def _save(path: Path, values: Array) -> None:
     """A PNG of uint8 or uint16 [H, W] or [H, W, 3]; class ids get their palette."""
     if values.dtype == np.uint16 and values.ndim == 3:  # Pillow cannot write it
-        images.write(path, partial(_deep_png, values=np.ascontiguousarray(values)))
+        files.write(path, partial(_deep_png, values=np.ascontiguousarray(values)))
         return
     image = Image.fromarray(values)
     if values.dtype == np.uint8 and values.ndim == 2:
         image.putpalette(ade20k().standard.tobytes())
-    images.write(path, lambda file: image.save(file, "PNG", compress_level=3))
+    files.write(path, lambda file: image.save(file, "PNG", compress_level=3))
 
 
 def _deep_png(file: IO[bytes], values: Array) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dmp_cli import images
+from dmp_cli import files
 from dmp_cli.errors import ModelError, ResourceError, UsageError
 from dmp_cli.weights import LORA_NAMES
 
@@ -64,9 +64,9 @@ def save(output: Path, state: State, lora: bytes, optimizer: Mapping[str, Any], 
     torch.save(optimizer, packed)
     record = {"step": state.step, "seconds": state.seconds, "settings": state.settings}
     try:
-        images.write_bytes(part / LORA, lora)
-        images.write_bytes(part / OPTIMIZER, packed.getvalue())
-        images.write_bytes(part / STATE, json.dumps(record, indent=1).encode())
+        files.write_bytes(part / LORA, lora)
+        files.write_bytes(part / OPTIMIZER, packed.getvalue())
+        files.write_bytes(part / STATE, json.dumps(record, indent=1).encode())
         if path.exists():  # of a run that was cut off between this and its log
             shutil.rmtree(path)
         part.rename(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dmp_cli import images
+from dmp_cli import files
 from dmp_cli.errors import ResourceError, UsageError
 from dmp_cli.tasks import Array
 
@@ -24,7 +24,7 @@ class Journal:
         lines = _until(self._path, step)
         last = [line for line in map(json.loads, lines) if line["step"] == step]
         self.validated = any("loss" not in line for line in last)  # after `step`
-        images.write_bytes(self._path, b"".join(lines))
+        files.write_bytes(self._path, b"".join(lines))
 
     def write(self, step: int, numbers: Mapping[str, float], prefix: str = "") -> None:
         """One line, and each number as `prefix` and name. ResourceError if the disk is full."""

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dmp_cli import data, images
+from dmp_cli import data, files
 from dmp_cli.data import Fit, Pair
 from dmp_cli.engines.stream import ordered_map
 from dmp_cli.errors import ImageError
@@ -115,7 +115,7 @@ class Cache:
             ordered_map(lambda item: self.pictures(*item), absent, workers, 2 * workers),
             strict=True,
         ):
-            images.write_bytes(self.path(*what), save({"latents": encode(pictures).cpu()}))
+            files.write_bytes(self.path(*what), save({"latents": encode(pictures).cpu()}))
             done += 1
             yield done
 

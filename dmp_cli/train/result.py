@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from dmp_cli import header, images, lora
+from dmp_cli import files, header, lora
 from dmp_cli.errors import UsageError
 from dmp_cli.lora import Matrices
 from dmp_cli.tasks import Task
@@ -35,7 +35,7 @@ def packed(matrices: Matrices, entries: Mapping[str, Any]) -> bytes:
 def write(output: Path, lora_file: bytes, recipe: Recipe, name: str, summary: str) -> Path:
     """Write the LoRA and OUT/weights.toml with a model `name` of it; the path of the LoRA."""
     path = output / LORA_NAMES[0]
-    images.write_bytes(path, lora_file)
+    files.write_bytes(path, lora_file)
     lines = [
         f"# dmp predict {recipe.task} IMAGES -o OUT --weights THIS_FILE --model {name}",
         "# Size, steps, prompt and the like stand in the LoRA file; a key given here wins over it.",
@@ -50,7 +50,7 @@ def write(output: Path, lora_file: bytes, recipe: Recipe, name: str, summary: st
         f"lora = {{ path = {quoted(path.name)}, sha256 = {quoted(sha256(path))} }}",
         "",
     ]
-    images.write_bytes(output / WEIGHTS, "\n".join(lines).encode())
+    files.write_bytes(output / WEIGHTS, "\n".join(lines).encode())
     return path
 
 

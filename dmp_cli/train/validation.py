@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dmp_cli import data, images, maps, metrics
+from dmp_cli import colour, data, images, maps, metrics
+from dmp_cli.classes import ade20k
 from dmp_cli.data import Pair
 from dmp_cli.maps import Reading
 from dmp_cli.predict import Predictor
-from dmp_cli.tasks import Array, Task, View, ade20k
+from dmp_cli.tasks import Array, Task, View
 
 _HEIGHT = 256  # of the pictures to look at
 
@@ -75,7 +76,7 @@ def _pictures(task: Task, rgb: Array, predicted: Array, truth: Array) -> tuple[A
         surface = truth[truth > 0]
         near, far = np.percentile(surface, (1, 99)) if surface.size else (0.0, 1.0)
         span = float(near), float(max(far, near + 1e-3))
-    view = View(images.colormap("Spectral"), range=span)
+    view = View(colour.colormap("Spectral"), range=span)
     height, width = truth.shape[:2]
     size = _HEIGHT, max(round(_HEIGHT * width / height), 1)
     shown = [images.fit(rgb, size)]

@@ -37,7 +37,7 @@ UNET = {
     "sample_size": 32,
 }
 RANK, RATE, DECAY = 8, 1e-3, 0.999
-SHARES = {"depth": 10, "normals": 8, "segmentation": 10, "albedo": 7, "shading": 5}
+SHARES = {"depth": 11, "normals": 6, "segmentation": 13, "albedo": 5, "shading": 5}
 LAST = 0.7  # of the samples are at the last time step, where a sampler with one step is
 CHECKPOINT = 100
 
