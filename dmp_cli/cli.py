@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dmp_cli import __version__
-from dmp_cli.commands import data, doctor, predict, scenes, tasks, train
+from dmp_cli.commands import data, doctor, predict, predict_all, scenes, tasks, train
 from dmp_cli.commands import eval as eval_
 from dmp_cli.errors import DmpError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("predict")(predict.predict)
+app.command("predict-all")(predict_all.predict_all)
 app.command("train")(train.train)
 app.command("eval")(eval_.evaluate)
 data.app.command("scenes")(scenes.scenes)

@@ -99,7 +99,7 @@ def layout(root: Path, task: Task) -> Layout:
     """What is there for a task, and what is not. Raises as `pairs` does for a folder as a whole."""
     folder, shots = naming.image_folder(root), naming.images(root)
     if not shots:
-        endings = " ".join(sorted(jobs.SUFFIXES))
+        endings = " ".join(sorted(jobs.PICTURES))
         raise NoInputError(f"no image found in {folder}", f"images end in {endings}")
     targets = _targets(root, task)
     prompts = captions.read(

@@ -38,6 +38,18 @@ def write_bytes(path: Path, data: bytes) -> None:
     write(path, save)
 
 
+def hidden_folder(beside: Path) -> Path:
+    """A new folder `.dmp-...` in a folder, made if need be. ResourceError if that fails."""
+    folder = beside / f".dmp-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder} cannot be made: {error.strerror}", "choose another -o"
+        ) from error
+    return folder
+
+
 def _write_error(path: Path, error: Exception) -> ImageError | ResourceError:
     number = error.errno if isinstance(error, OSError) else None
     of_the_name = (errno.ENAMETOOLONG, errno.EISDIR, errno.EILSEQ, errno.EEXIST, errno.ENOTDIR)

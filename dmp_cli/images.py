@@ -7,22 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
-from dmp_cli.errors import ImageError
-
-Array = NDArray[Any]
+from dmp_cli import radiance, tiffs
+from dmp_cli.errors import ImageError, UsageError
+from dmp_cli.pictures import (
+    SEVERAL,
+    WHITE,
+    Array,
+    Colour,
+    check_size,
+    not_finite,
+    to_8bit,
+    too_large,
+)
 
 # Pillow has no reader named MPO: the one of JPEG reads it
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-BACKGROUND = (255, 255, 255)  # what stands behind transparent pixels
-SEVERAL = "has several frames: the first is taken"
+KINDS = (*FORMATS, "EXR", "HDR", "HEIC")  # what is read in all, whatever the name
 BUDGET = 4  # the network's picture has at most this many times size * size pixels
 
 PNG_END = b"IEND\xaeB`\x82"  # a whole PNG holds it
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_QUIET = logging.NullHandler()
+# Brands of ISO/IEC 23008-12 that are HEVC, or may be: AVIF of the last two is Pillow's
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or it prints what bad files hold
 
 
 @dataclass(frozen=True)
@@ -36,68 +45,96 @@ class Pixels:
 # Reading ----------------------------------------------------------------------------------
 
 
-def read(path: Path, max_pixels: int) -> Pixels:
+def read(
+    path: Path, max_pixels: int, *, background: Colour = WHITE, exposure: float = 0.0
+) -> Pixels:
     """Read an image file by its content, whatever its name.
 
-    ImageError if it is not an image of FORMATS, has more than `max_pixels`, or is damaged.
-    Metadata alone (EXIF, ICC) never fails an image.
+    `background` is the sRGB colour behind transparent pixels, `exposure` (stops) brightens EXR and
+    HDR. ImageError if it is not an image of KINDS, has more than `max_pixels`, or is damaged.
+    Metadata alone (EXIF, ICC, primaries) never fails an image.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            start = file.read(16)
+            light = start.startswith(radiance.STARTS)
+            data = start if light else start + file.read()
     except (OSError, ValueError) as error:  # ValueError: no name of a file
         why = error.strerror if isinstance(error, OSError) else error
         raise ImageError(f"cannot be read: {why}") from error
-    # Pillow's own limit is for the process; ours is checked below, from the header too
-    Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.width, image.height, max_pixels)
-            if image.format == "PNG" and PNG_END not in data:  # Pillow does not mind
-                raise ImageError("damaged: the file ends too early")
-            if not _deep_planes(image):
-                return upright(image)
-        return _read_tiff(data, max_pixels)
+        if light:
+            return Pixels(
+                *radiance.read(path, max_pixels, background=background, exposure=exposure)
+            )
+        image, notes = _image(path, data, max_pixels)
+        with image:
+            pixels = upright(image, background=background)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large("it", max_pixels) from error
-    except UnidentifiedImageError as error:
-        if data[:4] in _TIFF_STARTS:
-            return _read_tiff(data, max_pixels)
-        kinds = f"not an image that dmp reads ({', '.join(FORMATS)})"
-        raise ImageError(kinds if data else "empty: the file has no bytes") from error
+        raise too_large("it", max_pixels) from error
     except MemoryError as error:
         raise ImageError("not enough memory to read it") from error
     except Exception as error:  # Pillow raises nearly every kind on a bad file
         raise ImageError(f"damaged: {error}") from error
+    return replace(pixels, notes=notes + pixels.notes)
 
 
-def _deep_planes(image: Image.Image) -> bool:
-    """Whether it is a TIFF of 16-bit channels one after the other: Pillow reads noise there."""
+def _image(path: Path, data: bytes, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """The file as an image of Pillow that is not too large, and notes."""
+    # Pillow's own limit is for the process; ours is checked below, from the header too
+    Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        if data.startswith(tiffs.STARTS):
+            return _deep_tiff(path, max_pixels)
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+            return _heic(data, max_pixels), ()
+        kinds = f"not an image that dmp reads ({', '.join(KINDS)})"
+        raise ImageError(kinds if data else "empty: the file has no bytes") from error
+    check_size(image.height, image.width, max_pixels)
+    if image.format == "PNG" and PNG_END not in data:  # Pillow does not mind
+        raise ImageError("damaged: the file ends too early")
     tags = getattr(image, "tag_v2", {})
-    return tags.get(284) == 2 and max(tags.get(258, (1,))) > 8
+    deep = max(tags.get(ExifTags.Base.BitsPerSample, (8,))) > 8
+    if deep and tags.get(ExifTags.Base.PhotometricInterpretation) in (*tiffs.GREY, tiffs.RGB):
+        return _deep_tiff(path, max_pixels)
+    return image, ()
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise _too_large(f"{width}x{height}", max_pixels)
+def _deep_tiff(path: Path, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+    page = tiffs.read(path, max_pixels)
+    image = _picture(page.values)
+    image.getexif()[ExifTags.Base.Orientation] = page.orientation
+    image.info["icc_profile"] = page.profile
+    notes = (SEVERAL,) if page.several else ()
+    return image, notes + not_finite(int(page.values.size - np.isfinite(page.values).sum()))
 
 
-def _too_large(what: str, max_pixels: int) -> ImageError:
-    return ImageError(
-        f"{what} is more than --max-pixels {max_pixels}",
-        "raise --max-pixels if the file is to be trusted",
-    )
+def _heic(data: bytes, max_pixels: int) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise ImageError("HEIC needs a package", "pip install 'dmp-predict[heic]'") from error
+    image: Image.Image = HeifImageFile(io.BytesIO(data))
+    check_size(image.height, image.width, max_pixels)
+    return image
 
 
-def upright(image: Image.Image) -> Pixels:
-    """A Pillow image turned as its EXIF says, in sRGB, over BACKGROUND, first frame, 8 bits."""
+def upright(image: Image.Image, *, background: Colour = WHITE) -> Pixels:
+    """A Pillow image turned as its EXIF says, in sRGB, over `background`, first frame, 8 bits."""
     notes = []
     if image.format != "MPO" and getattr(image, "is_animated", False):
         notes.append(SEVERAL)
     image.load()
     profile = image.info.get("icc_profile")
     image = _without_depth(image)
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, as the pixels no longer are
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
     try:
         image = ImageOps.exif_transpose(image)  # a copy: the caller's own stays as it is
     except Exception:  # damaged EXIF: Pillow raises nearly every kind
@@ -109,7 +146,7 @@ def upright(image: Image.Image) -> Pixels:
             notes.append("its colour profile is damaged: taken as sRGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        behind = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        behind = Image.new("RGBA", image.size, (*background, 255))
         image = Image.alpha_composite(behind, image)
     return Pixels(np.asarray(image.convert("RGB")), tuple(notes))
 
@@ -118,29 +155,15 @@ def _without_depth(image: Image.Image) -> Image.Image:
     """16-bit, 32-bit and float grey to 8 bits, by the range of the type, not clipped at 255."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
+    values = np.asarray(image)
+    if image.mode == "I" and values.max(initial=0) <= 65535:  # of 16 bits: a PGM
+        values = np.maximum(values, 0).astype(np.uint16)
     exif = image.getexif()
-    grey = Image.fromarray(_to_8bit(np.asarray(image)))
+    grey = Image.fromarray(to_8bit(values))
+    if isinstance(clear := image.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(values != clear))
     grey.getexif().update(exif)
     return grey
-
-
-def _to_8bit(values: Array) -> Array:
-    """uint8 of any numbers: integers by the range of their type, floats from [0, 1].
-
-    Where the type does not tell (int32 of Pillow, floats past 1), 16 bits if they fit, else the
-    largest value is white.
-    """
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype == np.uint16:
-        return np.asarray(np.rint(values / 257), np.uint8)
-    data = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    top = data.max(initial=0.0)
-    if np.issubdtype(values.dtype, np.integer):
-        white = 65535.0 if top <= 65535 else top
-    else:
-        white = 1.0 if top <= 1 else top
-    return np.asarray(np.rint(np.clip(data / white, 0, 1) * 255), np.uint8)
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -158,32 +181,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
-def _read_tiff(data: bytes, max_pixels: int) -> Pixels:
-    """What Pillow does not know of TIFF: several channels of 16 or 32 bits or floats."""
-    import tifffile
-
-    logging.getLogger("tifffile").addHandler(_QUIET)  # or it prints what it thinks of bad files
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page = file.pages.first
-            _check_size(page.imagewidth, page.imagelength, max_pixels)
-            if page.samplesperpixel > 4:  # before memory is taken for them
-                raise ImageError(f"{page.samplesperpixel} channels: not a grey or RGB picture")
-            values = np.moveaxis(page.asarray(), 0, -1) if page.axes == "SYX" else page.asarray()
-            turn, profile = (page.tags.valueof(tag) for tag in ("Orientation", "InterColorProfile"))
-            notes = (SEVERAL,) if len(file.pages) > 1 else ()
-        image = _picture(values)
-        image.getexif()[ExifTags.Base.Orientation] = int(turn or 1)
-        image.info["icc_profile"] = profile
-        pixels = upright(image)
-    except ImageError:
-        raise
-    except Exception as error:  # tifffile, too, raises nearly every kind on a bad file
-        raise ImageError(f"damaged, or a TIFF that dmp does not read: {error}") from error
-    return replace(pixels, notes=notes + pixels.notes)
-
-
-def from_array(values: Array) -> Pixels:
+def from_array(values: Array, *, background: Colour = WHITE) -> Pixels:
     """uint8, uint16 or float [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (alpha) -> Pixels.
 
     Floats are taken as sRGB-coded in [0, 1]. ImageError for another shape, type or range.
@@ -193,7 +191,7 @@ def from_array(values: Array) -> Pixels:
         raise ImageError(f"an array of {values.dtype}: give uint8, uint16, or floats in [0, 1]")
     if floats and values.max(initial=0) > 1.001:
         raise ImageError(f"an array of floats up to {values.max():.6g}: give them in [0, 1]")
-    return upright(_picture(values))
+    return upright(_picture(values), background=background)
 
 
 def _picture(values: Array) -> Image.Image:
@@ -201,12 +199,31 @@ def _picture(values: Array) -> Image.Image:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 3, 4) or 0 in values.shape:
         raise ImageError(f"an array of shape {list(values.shape)} is no image [H, W, 3]")
-    if values.dtype == np.bool_:
-        values = values * np.uint8(255)
-    pixels = _to_8bit(values)
+    pixels = to_8bit(values[..., :3])
+    if values.shape[-1] == 4:  # apart: where colours go past 1 they are scaled, alpha is cut
+        alpha = values[..., 3]
+        cut = np.minimum(alpha, 1) if np.issubdtype(alpha.dtype, np.floating) else alpha
+        pixels = np.dstack([pixels, to_8bit(cut)])
     if pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, 3, axis=-1)
+        pixels = pixels[..., 0]
     return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def parse_background(text: str) -> Colour:
+    """`white`, `grey`, `#rrggbb`, `R,G,B`, or another name of CSS -> sRGB, 0 to 255; UsageError."""
+    numbers: Any = ()
+    for form in (text, f"rgb({text})"):
+        try:
+            numbers = ImageColor.getrgb(form)
+        except ValueError:
+            continue
+    if len(numbers) != 3 or max(numbers) > 255:
+        raise UsageError(
+            f"{text!r} is no colour",
+            "give a name such as white, black or grey, or #rrggbb, or R,G,B from 0 to 255",
+        )
+    red, green, blue = numbers
+    return red, green, blue
 
 
 # Sizes ------------------------------------------------------------------------------------

@@ -1,19 +1,27 @@
-"""Which input becomes which output: paths only, nothing is opened."""
+"""Which input becomes which output: paths, and of EXR files in the output their first bytes."""
 
 import glob
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from dmp_cli.errors import NoInputError, UsageError
+from dmp_cli.plan import Output
 
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"}
+PICTURES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"}
     | {".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-EXTENSIONS = {"png": "png", "npy": "npy"}
+SUFFIXES = PICTURES | {".exr", ".hdr"}
+CLIPS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+EXTENSIONS = {
+    "png": "png", "png16": "16.png", "exr": "exr", "npy": "npy", "tiff": "tif", "tiff16": "16.tif",
+}  # fmt: skip
+MARK = b"dmp:Task"  # in the header of every EXR file that dmp writes
+SIDE_BY_SIDE = "side-by-side"  # stands for a task where a picture shows all of them
 
 Note = Callable[[str], None]  # where a line about something skipped goes
 
@@ -24,25 +32,52 @@ class Input:
 
     path: Path
     below: Path
+    frame: int | None = None  # of a clip, from 0 on
 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the file that each (task, format) of it goes to."""
+    """One input and the file that each (task, format) of it goes to.
+
+    Several tasks can go to one file: the layers of an EXR.
+    """
 
     source: Path
     targets: dict[tuple[str, str], Path]
+    frame: int | None = None  # of a clip, from 0 on
+    name: str = ""  # the source below the root that it was found under
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a contact sheet shows of an image: small JPEGs of it and its maps, and words on them."""
+
+    pictures: Mapping[str, bytes]
+    captions: Mapping[str, str] = field(default_factory=dict)
+    classes: Mapping[int, float] = field(default_factory=dict)  # class id -> share of the pixels
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job. `errors` is empty when every target was written."""
+    """What became of a job. `errors` is empty when every target is made."""
 
     job: Job
-    written: tuple[Path, ...] = ()
+    made: tuple[tuple[str, str], ...] = ()  # the targets that are written, by task and format
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    glance: Glance | None = None  # if the plan asks for thumbnails
+    done: bool = True  # False: a sign of life; the job's result comes later
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that are there, each once."""
+        return tuple(dict.fromkeys(self.job.targets[key] for key in self.made))
+
+    @property
+    def maps(self) -> set[str]:
+        """The tasks of which there is at least one file."""
+        return {task for task, _ in self.made if task != SIDE_BY_SIDE}
 
 
 def find(
@@ -99,43 +134,82 @@ def from_list(
 
 
 def plan_targets(
-    inputs: Iterable[Input],
+    inputs: Sequence[Input],
     out: Path,
     tasks: Sequence[str],
-    formats: Sequence[str],
+    output: Output,
     keep_suffix: bool = False,
 ) -> list[Job]:
-    """A job for each input; UsageError if two of them would write the same file, naming both."""
+    """A job for each input; UsageError if two would write one file, or one would replace an input.
+
+    The targets of a clip's frame lie in a folder named as the clip.
+    """
     jobs, taken = [], dict[str, Path]()
+    real = cache(os.path.realpath)
+    sources = {(real(item.path.parent), item.path.name) for item in inputs}
     for item in inputs:
-        name = item.below.name if keep_suffix else item.below.stem
-        targets = {
-            (task, form): out / item.below.parent / f"{name}.{task}.{EXTENSIONS[form]}"
-            for task in tasks
-            for form in formats
-        }
-        first = str(next(iter(targets.values())))
-        other = taken.setdefault(first.casefold(), item.path)
-        if other is not item.path:
-            raise UsageError(
-                f"{other} and {item.path} would both be written to {first}",
-                "use --keep-suffix, give the folder above them, or run them into two folders",
-            )
-        jobs.append(Job(item.path, targets))
+        targets = _targets(item, out, tasks, output, keep_suffix)
+        for target in dict.fromkeys(targets.values()):
+            other = taken.setdefault(str(target).casefold(), item.path)
+            if other is not item.path:
+                raise UsageError(
+                    f"{other} and {item.path} would both be written to {target}",
+                    "use --keep-suffix, give the folder above them, or run them into two folders",
+                )
+            if (real(target.parent), target.name) in sources:
+                raise UsageError(f"input {target} would be overwritten", "choose another -o")
+        jobs.append(Job(item.path, targets, item.frame, str(item.below)))
     return jobs
+
+
+def _targets(
+    item: Input, out: Path, tasks: Sequence[str], output: Output, keep_suffix: bool
+) -> dict[tuple[str, str], Path]:
+    folder, name = item.below.parent, item.below.name if keep_suffix else item.below.stem
+    if item.frame is not None:
+        folder, name = folder / name, f"{item.frame + 1:06d}"
+    merged = output.merged and len(tasks) > 1
+
+    def target(task: str, form: str) -> Path:
+        middle = "" if merged and form == "exr" else f".{task}"
+        return out / folder / f"{name}{middle}.{EXTENSIONS[form]}"
+
+    targets = {(task, form): target(task, form) for task in tasks for form in output.formats}
+    if output.side_by_side:
+        targets[SIDE_BY_SIDE, "png"] = target(SIDE_BY_SIDE, "png")
+    return targets
 
 
 def _own_outputs(out: Path, tasks: Iterable[str]) -> Callable[[Path], bool]:
     """Whether a file is an output of dmp in `out`, also where `out` is an input folder itself."""
     root = os.path.realpath(out)
-    endings = tuple(f".{task}.{ext}" for task in tasks for ext in EXTENSIONS.values())
+    endings = tuple(
+        f".{task}.{ext}" for task in (*tasks, SIDE_BY_SIDE) for ext in (*EXTENSIONS.values(), "mp4")
+    )
+    others = (Path(root, "labels.png"),)  # what a legend is written to
 
     def own(path: Path) -> bool:
-        if not path.name.endswith(endings):
+        if not path.name.endswith((*endings, ".exr", ".png")):
             return False
-        return Path(os.path.realpath(path.parent)).is_relative_to(root)
+        real = Path(os.path.realpath(path.parent), path.name)
+        if not real.is_relative_to(root):
+            return False
+        return path.name.endswith(endings) or real in others or _holds_layers(path)
 
     return own
+
+
+def _holds_layers(path: Path) -> bool:
+    """Whether an EXR file was written by dmp: its name alone does not tell."""
+    if path.suffix != ".exr":
+        return False
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return MARK in file.read(1 << 16)
+    except OSError:
+        return False
 
 
 def _expand(text: str, recursive: bool, note: Note, skipped: list[Path]) -> Iterator[Input]:
@@ -169,7 +243,7 @@ def _match(text: str, note: Note, skipped: list[Path]) -> Iterator[Input]:
         below = path.relative_to(root)
         if not hidden and any(part.startswith(".") and part != ".." for part in below.parts):
             continue
-        image = path.suffix.lower() in SUFFIXES
+        image = path.suffix.lower() in SUFFIXES | CLIPS
         if (path.is_dir() and not image) or not _regular(path, note):
             continue
         if image:
@@ -197,7 +271,7 @@ def _walk(root: Path, recursive: bool, note: Note, skipped: list[Path]) -> Itera
             path = Path(folder, name)
             if name.startswith("."):
                 continue
-            if path.suffix.lower() not in SUFFIXES:
+            if path.suffix.lower() not in SUFFIXES | CLIPS:
                 skipped.append(path)
             elif _regular(path, note):
                 yield Input(path, path.relative_to(root))

@@ -3,6 +3,7 @@
 The messages of the ImageErrors here leave out the path of the file: maps.py puts it before them.
 """
 
+import json
 import math
 import zipfile
 import zlib
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import OpenImageIO
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
+from dmp_cli import planes
 from dmp_cli.errors import ImageError
 from dmp_cli.images import PNG_END
 from dmp_cli.tasks import TASKS, Array, Task
@@ -90,6 +92,11 @@ def _require_size(shape: Sequence[int]) -> None:
         )
 
 
+def _require_sizes(spec: Any, channels: int) -> None:
+    for size in planes.sizes(spec):
+        _require_size((*size, channels))
+
+
 def _member(names: list[str], task: Task) -> str:
     """The array of an .npz: named after the task, else the only one."""
     for name in (task.name, *task.aliases, *task.layers):
@@ -121,57 +128,29 @@ def _indices(path: Path) -> Array | None:
         raise ImageError(f"damaged: {error}") from error
 
 
+def text(path: Path) -> dict[str, str]:
+    """What writers.py wrote into a PNG or TIFF beside its pixels; empty if it is not dmp's."""
+    try:
+        with Image.open(path, formats=("PNG", "TIFF")) as image:
+            if isinstance(image, PngImageFile):
+                return {key: str(value) for key, value in image.text.items()}
+            found = json.loads(getattr(image, "tag_v2", {}).get(270, ""))
+    except Exception:  # Pillow raises nearly every kind on a bad file: reading its pixels tells
+        return {}
+    return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
 def _picture(path: Path) -> Array:
     """[H, W, C] of a PNG or TIFF in its own depth (Pillow has 8 bits of 16-bit RGB), no alpha."""
     if path.suffix.lower() == ".png":
         data = path.read_bytes()
         if data.startswith(b"\x89PNG") and PNG_END not in data:  # libpng would print it
             raise ImageError("damaged: the file ends too early")
-    file = _open(path)
+    file = planes.open_file(path)
     spec = file.spec()
-    values = _pixels(file, 0, (0, spec.nchannels))
+    _require_sizes(spec, spec.nchannels)
+    values = planes.read(file, 0, (0, spec.nchannels))
     return values[..., [i for i in range(spec.nchannels) if i != spec.alpha_channel]]
-
-
-def _open(path: Path) -> Any:
-    config = OpenImageIO.ImageSpec()
-    config["oiio:UnassociatedAlpha"] = 1  # values as they are, not times alpha
-    try:
-        file = OpenImageIO.ImageInput.open(str(path), config)
-    except TypeError as error:  # from its bindings
-        raise ImageError("its name is not UTF-8", "rename it") from error
-    if file is None:
-        raise ImageError(f"damaged: {_first_line(OpenImageIO.geterror())}")
-    return file
-
-
-def _pixels(file: Any, part: int, channels: tuple[int, int]) -> Array:
-    """[H, W, C] of channels (first, end) of a part, in the type of the first, on the whole picture.
-
-    A data window smaller than the picture (Nuke crops what is empty) is laid on zeros, what hangs
-    over is cut off.
-    """
-    file.seek_subimage(part, 0)
-    spec = file.spec()
-    kind = spec.channelformats[channels[0]] if spec.channelformats else spec.format
-    if spec.deep:
-        raise ImageError("holds deep data", "flatten it")
-    for height, width in ((spec.height, spec.width), (spec.full_height, spec.full_width)):
-        _require_size((height, width, channels[1] - channels[0]))
-    values = file.read_image(part, 0, *channels, kind)
-    if values is None:
-        raise ImageError(f"damaged: {_first_line(file.geterror())}")
-    x, y = spec.x - spec.full_x, spec.y - spec.full_y
-    if (x, y, spec.width, spec.height) == (0, 0, spec.full_width, spec.full_height):
-        return np.asarray(values)
-    full = np.zeros((spec.full_height, spec.full_width, values.shape[-1]), values.dtype)
-    window = full[max(y, 0) : max(y + spec.height, 0), max(x, 0) : max(x + spec.width, 0)]
-    window[...] = values[max(-y, 0) :, max(-x, 0) :][: window.shape[0], : window.shape[1]]
-    return full
-
-
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", maxsplit=1)[0]
 
 
 # Layers of EXR ----------------------------------------------------------------------------
@@ -187,7 +166,7 @@ class _Layer:
 
 
 def _exr(path: Path, task: Task, three: bool) -> Array:
-    file = _open(path)
+    file = planes.open_file(path)
     layers: list[_Layer] = []
     names: list[str] = []
     part = 0
@@ -204,8 +183,10 @@ def _exr(path: Path, task: Task, three: bool) -> Array:
             f"channels {shown}: which of them are {task.name}?",
             f"name them {task.name}.R, .G, .B" if three else f"name one {task.name}",
         )
-    first = min(layer.channels)
-    values = _pixels(file, layer.part, (first, max(layer.channels) + 1))
+    first, end = min(layer.channels), max(layer.channels) + 1
+    file.seek_subimage(layer.part, 0)
+    _require_sizes(file.spec(), end - first)
+    values = planes.read(file, layer.part, (first, end))
     return values[..., [channel - first for channel in layer.channels]]
 
 

@@ -3,7 +3,7 @@
 Every ImageError raised here begins with the path of the file, so it can be shown as it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,14 @@ SHORTEST = 0.1  # a vector below this length is no normal: 8-bit grey is 0.007 l
 
 @dataclass(frozen=True)
 class Reading:
-    """How files of other people are to be understood."""
+    """How files of other people are to be understood.
+
+    16-bit depth that dmp wrote says itself what its steps are: `unit` and `zero` are not asked.
+    """
 
     unit: float = 0.001  # metres per step of an integer depth file
     axes: str = "opengl"  # the axes in which normals are stored, as tasks.parse_axes takes them
+    zero: float = 0.0  # metres of the integer 0, which itself stands for no surface
 
 
 def check(how: Reading) -> None:
@@ -70,7 +74,7 @@ def stored(path: Path, task: Task, how: Reading = Reading()) -> Array:
         values = _arranged(mapfiles.read(path, task, three), three)
         if task.labels:
             return _ids(values)
-        return _floats(values, task, how, three)
+        return _floats(values, task, _told(path, task, values, how), three)
     except ImageError as error:
         raise ImageError(f"{path}: {error}", error.hint) from error
     except MemoryError as error:
@@ -98,6 +102,17 @@ def _arranged(values: Array, three: bool) -> Array:
     return values
 
 
+def _told(path: Path, task: Task, values: Array, how: Reading) -> Reading:
+    """How the integers of a depth file are to be read: as it says itself, if it does."""
+    if not task.metres or values.dtype.kind not in "ui":
+        return how
+    text = mapfiles.text(path) if path.suffix.lower() in (".png", ".tif", ".tiff") else {}
+    try:
+        return replace(how, unit=float(text["metres_per_step"]), zero=float(text["metres_at_zero"]))
+    except (KeyError, ValueError):
+        return how
+
+
 def _floats(values: Array, task: Task, how: Reading, three: bool) -> Array:
     if values.dtype.kind not in "ui":
         with np.errstate(over="ignore"):  # float64 beyond float32: infinite
@@ -106,7 +121,8 @@ def _floats(values: Array, task: Task, how: Reading, three: bool) -> Array:
         if values.dtype.itemsize == 1:
             hint = "give 16-bit PNG or TIFF, EXR, or npy"
             raise ImageError(f"{task.name} of 8 bits is a picture to look at, not data", hint)
-        floats = (values * np.float64(how.unit)).astype(np.float32)
+        metres = np.where(values > 0, values * np.float64(how.unit) + how.zero, 0)
+        floats = metres.astype(np.float32)
     elif values.dtype in (np.uint8, np.uint16):
         floats = task.unpack(values / np.float32(np.iinfo(values.dtype).max))
     else:

@@ -33,7 +33,7 @@ def image_folder(root: Path) -> Path:
 def images(root: Path) -> Named:
     """The images of a data set; maps beside them are left out."""
     folder = image_folder(root)
-    return _named(folder, jobs.SUFFIXES, ("",), _task_folders() if folder == root else ())
+    return _named(folder, jobs.PICTURES, ("",), _task_folders() if folder == root else ())
 
 
 def maps(root: Path, task: Task) -> Named:
@@ -49,7 +49,15 @@ def maps(root: Path, task: Task) -> Named:
         leave_out = _task_folders() if base == root else ()
         for name, files in _named(base, SUFFIXES, marks, leave_out).items():
             found.setdefault(name, []).extend(files)
+        _add_layers(found, base, leave_out)
     return {name: _meant(files) for name, files in found.items()}
+
+
+def _add_layers(found: Named, folder: Path, leave_out: Collection[str]) -> None:
+    """Add to a map that is a mere picture to look at the EXR of its name: layers of all tasks."""
+    for name, files in _named(folder, (".exr",), ("",), leave_out).items():
+        if name in found and all(map(is_picture, found[name])):
+            found[name] += files
 
 
 def loose_maps(folder: Path, task: Task) -> Named:
@@ -59,6 +67,7 @@ def loose_maps(folder: Path, task: Task) -> Named:
     """
     leave_out = {*IMAGE_FOLDERS, *_task_folders()} - {*words(task)}
     found = _named(folder, SUFFIXES, (task.name,), leave_out)
+    _add_layers(found, folder, leave_out)
     found = found or _named(folder, SUFFIXES, ("",), leave_out)
     return {name: _meant(files) for name, files in found.items()}
 

@@ -9,6 +9,11 @@ SPACINGS = ("leading", "trailing")
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
 FINALS = ("z", "y0")  # what the last step leaves (official), or its estimate of the map
 DTYPES = ("auto", "fp32", "fp16", "bf16")
+FORMATS = ("png", "png16", "exr", "npy", "tiff", "tiff16")
+SEG_FORMATS = ("palette", "ids", "color")
+EXR_LAYOUTS = ("flat", "blender", "nuke")
+EXR_COMPRESSIONS = ("none", "rle", "zips", "zip", "piz")
+RANGES = ("auto", "image", "run")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,25 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Output:
+    """How maps become files: nothing here changes what the network computes."""
+
+    formats: tuple[str, ...] = ("png",)
+    colormap: str = "Spectral"
+    invert: bool = False
+    # metres from near to far: of pictures, and but for "auto" of 16-bit depth too. "image": each
+    # its own, "run": all one, "auto": pictures each their own, 16 bits in steps of `depth_unit`
+    range: str | tuple[float, float] = "auto"
+    depth_unit: float = 0.001  # metres
+    seg_format: str = "palette"
+    exr_layout: str = "flat"
+    exr_compression: str = "zip"
+    merged: bool = False  # one EXR an image, with a layer for each task
+    side_by_side: bool = False  # also a picture of the input beside its maps
+    thumbnail: int = 0  # long side of the small pictures that a result carries; 0: none
+
+
+@dataclass(frozen=True)
 class Plan:
     """One run. The engine may run it elsewhere, so it holds no open file and no device."""
 
@@ -40,10 +64,9 @@ class Plan:
     max_pixels: int = 100_000_000  # an input with more is refused
     axes: str = "opengl"  # of normals maps
     classes: str | None = None  # of segmentation maps; None: as the model's entry says
-    formats: tuple[str, ...] = ("png",)
-    colormap: str = "Spectral"
-    invert: bool = False
-    range: tuple[float, float] | None = None  # near and far of depth pictures; None: each its own
+    background: tuple[int, int, int] = (255, 255, 255)  # behind transparent pixels, sRGB
+    exposure: float = 0.0  # stops, for EXR and HDR inputs
+    output: Output = field(default_factory=Output)
     readers: int = 2  # threads
     writers: int = 2
 
@@ -68,3 +91,5 @@ class Options(TypedDict, total=False):
     max_pixels: int
     axes: str
     classes: str | None
+    background: tuple[int, int, int]
+    exposure: float

@@ -24,6 +24,7 @@ Drawn = Array | ImageError  # what the network drew: float32 [h, w, 3] around [-
 
 _RESERVE, _PER_IMAGE = 3 << 30, 1 << 30  # bytes of a CUDA device; per 512 x 512 image
 _MOST = 8  # images at once, chosen automatically
+_PANEL = 512  # pixels
 _LARGEST = 16_000_000  # pixels of the network's picture with size 0
 
 
@@ -35,6 +36,7 @@ class Prepared:
     width: int
     pictures: Mapping[int, Array]
     notes: tuple[str, ...] = ()
+    shown: Array | None = None  # the input for pictures that show it beside its maps
 
     @property
     def shape(self) -> tuple[tuple[int, ...], ...]:
@@ -117,12 +119,15 @@ class Predictor:
 
     def prepare(self, image: Image.Image | Array | str | Path) -> Prepared:
         """Read an image, turn it upright and bring it to the network's size. Any thread."""
+        behind = self.plan.background
         if isinstance(image, str | Path):
-            pixels = images.read(Path(image), self.plan.max_pixels)
+            pixels = images.read(
+                Path(image), self.plan.max_pixels, background=behind, exposure=self.plan.exposure
+            )
         elif isinstance(image, Image.Image):
-            pixels = images.upright(image)
+            pixels = images.upright(image, background=behind)
         else:
-            pixels = images.from_array(np.asarray(image))
+            pixels = images.from_array(np.asarray(image), background=behind)
         height, width = pixels.rgb.shape[:2]
         pictures = {}
         for size in sorted({recipe.size for recipe in self.recipes.values()}):
@@ -130,7 +135,11 @@ class Predictor:
             if fitted[0] * fitted[1] > max(_LARGEST, images.BUDGET * size * size):
                 raise ImageError(f"{width}x{height} is too large for --size 0; give a --size")
             pictures[size] = images.fit(pixels.rgb, fitted)
-        return Prepared(height, width, pictures, pixels.notes)
+        shown = images.fit(pixels.rgb, _shown(height, width)) if self._shows() else None
+        return Prepared(height, width, pictures, pixels.notes, shown)
+
+    def _shows(self) -> bool:
+        return bool(self.plan.output.thumbnail or self.plan.output.side_by_side)
 
     def draw(self, batch: Sequence[Prepared]) -> list[dict[str, Drawn]]:
         """What the network draws for images of equal shape: by task, for each image.
@@ -201,6 +210,12 @@ class Predictor:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
+
+
+def _shown(height: int, width: int) -> tuple[int, int]:
+    """The size at which an input is shown beside its maps: not higher than _PANEL."""
+    high = min(height, _PANEL)
+    return high, max(round(width * high / height), 1)
 
 
 def sampling(recipe: Recipe) -> Sampling:

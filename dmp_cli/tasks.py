@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmp_cli.classes import ade20k, nearest_class
-from dmp_cli.colour import linear_from_srgb, quantise, srgb_from_linear
+from dmp_cli.colour import linear_from_srgb, marked, quantise, quantise16, srgb_from_linear
 from dmp_cli.errors import UsageError
 
 Array = NDArray[Any]
@@ -42,11 +42,14 @@ class Coding:
 
 @dataclass(frozen=True)
 class View:
-    """How a map is shown as a picture."""
+    """How a map is shown as a picture, and what the steps of 16-bit depth are."""
 
     colours: Array | None = None  # uint8 [256, 3]: colour map for depth, near first; None: grey
     invert: bool = False  # far takes the first colour
     range: tuple[float, float] | None = None  # near and far in metres; None: of each image
+    ends: tuple[float, float] | None = None  # metres of the 16-bit values 1 and 65535
+    unit: float = 0.001  # metres per 16-bit step, if there are no ends
+    ids: str = "palette"  # pictures of classes: palette, ids, color
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,25 @@ class Picture:
     text: Mapping[str, str] = field(default_factory=dict)  # what a reader needs to know of it
 
 
+@dataclass(frozen=True)
+class Packed:
+    """A map as uint16 [H, W] or [H, W, 3]."""
+
+    values: Array
+    text: Mapping[str, str] = field(default_factory=dict)  # how to turn it back
+    cut: int = 0  # pixels that did not fit and hold the nearest value that does
+
+
 def _as_stored(values: Array) -> Array:
     return values
+
+
+def _pack(values: Array, view: View) -> Packed:  # noqa: ARG001
+    """[0, 1] over all of 16 bits; 0 where it is not finite."""
+    known = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
+    outside = (known < 0) | (known > 1)
+    cut = outside.any(axis=-1) if outside.ndim == 3 else outside
+    return Packed(quantise16(known), cut=int(cut.sum()))
 
 
 @dataclass(frozen=True)
@@ -78,11 +98,19 @@ class Task:
     flip: bool = True  # whether a mirrored pair may train it
     unpack: Callable[[Array], Array] = _as_stored  # integers of a file, as [0, 1] -> map
     layers: tuple[str, ...] = ()  # names in EXR files, beside `name` and `aliases`
+    pack: Callable[[Array, View], Packed] = _pack  # map -> 16 bits
+    # names of channels in EXR, by layout
+    channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.measured not in get_args(Kind):
             kinds = ", ".join(get_args(Kind))
             raise ValueError(f"task {self.name}: measured {self.measured!r} is none of {kinds}")
+
+    def exr_channels(self, layout: str, three: bool) -> tuple[str, ...]:
+        """Names of the channels of its layer in EXR; a row that names none has R, G, B or Y."""
+        plain = tuple(f"{self.name}.{channel}" for channel in ("RGB" if three else "Y"))
+        return self.channels.get(layout, plain)
 
     @property
     def labels(self) -> bool:
@@ -159,14 +187,40 @@ def _encode_depth(depth: Array, coding: Coding) -> Array:
     return _three(depth / np.float32(coding.scale) * 2 - 1)
 
 
+def depth_range(depth: Array) -> tuple[float, float] | None:
+    """Metres of the 1st and the 99th percentile of what is finite; None if nothing is."""
+    known = depth[np.isfinite(depth)]
+    if not known.size:
+        return None
+    near, far = np.percentile(known, (1, 99))
+    return float(near), float(far)
+
+
 def _preview_depth(depth: Array, view: View) -> Picture:
-    near, far = view.range or (float(p) for p in np.percentile(depth, (1, 99)))
+    near, far = view.range or depth_range(depth) or (0.0, 1.0)
     span = max(far - near, 1e-6)
-    level = quantise((depth - np.float32(near)) / np.float32(span))
-    if view.invert:
-        level = 255 - level
-    pixels = level if view.colours is None else view.colours[level]
-    return Picture(pixels, text={"near": f"{near:.6g} m", "far": f"{far:.6g} m"})
+    with np.errstate(invalid="ignore"):
+        level = (np.nan_to_num(depth) - np.float32(near)) / np.float32(span)
+    steps = quantise(1 - level if view.invert else level)
+    pixels = steps if view.colours is None else view.colours[steps]
+    text = {"near": f"{near:.6g} m", "far": f"{far:.6g} m"}
+    return Picture(marked(pixels, depth), text=text)
+
+
+def _pack_depth(depth: Array, view: View) -> Packed:
+    """0 where there is no depth; else `metres_at_zero + metres_per_step * value`."""
+    if view.ends is None:
+        first, step, zero = 0, view.unit, 0.0
+    else:
+        near, far = view.ends
+        first, step = 1, max(far - near, 1e-6) / 65534
+        zero = near - step
+    finite: Array = np.isfinite(depth)
+    steps = np.rint((np.where(finite, depth, zero) - zero) / step)
+    cut = finite & ((steps < first) | (steps > 65535))
+    values = np.where(finite, np.clip(steps, first, 65535), 0).astype(np.uint16)
+    text = {"metres_per_step": repr(step), "metres_at_zero": repr(zero)}
+    return Packed(values, text, int(cut.sum()))
 
 
 # normals -------------------------------------------------------------------------------------
@@ -190,7 +244,13 @@ def _unpack_normals(colours: Array) -> Array:
 
 
 def _preview_normals(normals: Array, view: View) -> Picture:  # noqa: ARG001
-    return Picture(quantise(normals / 2 + 0.5))
+    return Picture(marked(quantise(np.nan_to_num(normals) / 2 + 0.5), normals))
+
+
+def _pack_normals(normals: Array, view: View) -> Packed:  # noqa: ARG001
+    """-1 to 1 over all of 16 bits; black where there is no surface."""
+    known = np.atleast_2d(np.isfinite(normals).all(axis=-1) & normals.any(axis=-1))
+    return Packed(np.where(known[..., None], quantise16(np.nan_to_num(normals) / 2 + 0.5), 0))
 
 
 # segmentation --------------------------------------------------------------------------------
@@ -205,8 +265,16 @@ def _encode_segmentation(ids: Array, coding: Coding) -> Array:  # noqa: ARG001
     return np.asarray(np.concatenate([ade20k().drawn, black])[ids] / np.float32(127.5) - 1)
 
 
-def _preview_segmentation(ids: Array, view: View) -> Picture:  # noqa: ARG001
-    return Picture(ids, palette=ade20k().standard)
+def _preview_segmentation(ids: Array, view: View) -> Picture:
+    palette = ade20k().standard
+    if view.ids == "color":
+        black = np.zeros((256 - len(palette), 3), np.uint8)
+        return Picture(np.concatenate([palette, black])[ids])
+    return Picture(ids, palette=palette if view.ids == "palette" else None)
+
+
+def _pack_segmentation(ids: Array, view: View) -> Packed:  # noqa: ARG001
+    return Packed(ids.astype(np.uint16))
 
 
 # albedo and shading --------------------------------------------------------------------------
@@ -229,7 +297,16 @@ def _encode_shading(shading: Array, coding: Coding) -> Array:  # noqa: ARG001
 
 
 def _preview_light(values: Array, view: View) -> Picture:  # noqa: ARG001
-    return Picture(quantise(srgb_from_linear(values)))
+    known = np.nan_to_num(values, posinf=0, neginf=0)
+    return Picture(marked(quantise(srgb_from_linear(known)), values))
+
+
+def _pack_light(values: Array, view: View) -> Packed:
+    return _pack(srgb_from_linear(np.nan_to_num(values, posinf=0, neginf=0)), view)
+
+
+def _layer(name: str, channels: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{channel}" for channel in channels)
 
 
 TASKS: dict[str, Task] = {
@@ -238,28 +315,36 @@ TASKS: dict[str, Task] = {
         Task(
             "depth", "distance from the camera plane", "metres",
             _decode_depth, _encode_depth, _preview_depth, ("abs_rel", "delta_1"),
-            measured="depth", layers=("Z",),
+            measured="depth", layers=("Z",), pack=_pack_depth,
+            channels={"flat": ("Z",), "blender": ("ViewLayer.Depth.Z",), "nuke": ("depth.Z",)},
         ),
         Task(
             "normals", "surface orientation", "unit vectors",
             _decode_normals, _encode_normals, _preview_normals, ("mean_angle",),
             aliases=("normal",), measured="normals", flip=False,
-            unpack=_unpack_normals, layers=("N",),
+            unpack=_unpack_normals, layers=("N",), pack=_pack_normals,
+            channels={"flat": _layer("N", "XYZ"), "blender": _layer("ViewLayer.Normal", "XYZ"),
+                      "nuke": _layer("N", "XYZ")},
         ),
         Task(
             "segmentation", "what each pixel shows, ADE20K", "class ids 0-149",
             _decode_segmentation, _encode_segmentation, _preview_segmentation, ("miou",),
-            aliases=("seg",), measured="labels", layers=("IndexOB",),
+            aliases=("seg",), measured="labels", layers=("IndexOB",), pack=_pack_segmentation,
+            channels={"flat": ("seg.id",), "blender": ("ViewLayer.IndexOB.X",),
+                      "nuke": ("seg.id",)},
         ),
         Task(
             "albedo", "surface colour without light", "reflectance 0-1, linear",
             _decode_albedo, _encode_albedo, _preview_light, ("rmse_srgb",),
-            measured="light", unpack=linear_from_srgb, layers=("DiffCol",),
+            measured="light", unpack=linear_from_srgb, layers=("DiffCol",), pack=_pack_light,
+            channels={"blender": _layer("ViewLayer.DiffCol", "RGB")},
         ),
         Task(
             "shading", "light without surface colour", "0-1, linear",
             _decode_shading, _encode_shading, _preview_light, ("rmse",),
-            measured="light", unpack=linear_from_srgb,
+            measured="light", unpack=linear_from_srgb, pack=_pack_light,
+            channels=dict.fromkeys(("flat", "nuke"), _layer("shading", "RGB"))
+            | {"blender": _layer("ViewLayer.Shading", "RGB")},
         ),
     )
 }  # fmt: skip

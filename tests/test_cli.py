@@ -36,7 +36,8 @@ def test_predict_prints_the_paths_it_wrote_and_nothing_else(
     ran = dmp("predict", "depth,seg", photos, "-o", out, "--format", "png,npy", *model)
     assert ran.code == 0
     printed = sorted(ran.out.splitlines())
-    assert printed == sorted(str(path) for path in out.rglob("*") if path.is_file())
+    there = {str(path) for path in out.rglob("*") if path.is_file()}
+    assert there - {*printed} == {f"{out}/labels.json", f"{out}/labels.png"}
     assert len(printed) == 12
     assert "3 of 3 images, 6 maps" in ran.err
     assert "images/s" in ran.err
@@ -231,7 +232,7 @@ def test_a_dry_run_loads_and_writes_nothing(dmp: Dmp, photos: Path, tmp_path: Pa
         (["predict", "depth", "IN", "--files-from", "x", "-o", "OUT"], 2, "give either"),
         (["predict", "depth", "--files-from", "/nowhere", "-o", "OUT"], 2, "cannot be read"),
         (["predict", "depth", "/nowhere", "-o", "OUT"], 2, "no such file or folder"),
-        (["predict", "depth", "IN", "-o", "OUT", "--format", "png,exr"], 2, "unknown format 'exr'"),
+        (["predict", "depth", "IN", "-o", "OUT", "--format", "png,jpg"], 2, "unknown format jpg"),
         (["predict", "depth", "IN", "-o", "OUT", "--format", ""], 2, "unknown format"),
         (["predict", "depth", "IN", "-o", "OUT", "--batch", "0"], 2, "--batch 0"),
         (["predict", "depth", "IN", "-o", "OUT", "--colormap", "jet"], 2, "unknown colour map"),

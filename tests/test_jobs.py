@@ -9,6 +9,7 @@ import pytest
 
 from dmp_cli import jobs
 from dmp_cli.errors import NoInputError, UsageError
+from dmp_cli.plan import Output
 from dmp_cli.tasks import TASKS
 
 
@@ -46,7 +47,7 @@ def plan(pairs: Iterable[tuple[str, str]], *formats: str, keep_suffix: bool = Fa
     """The targets of (path, path below the root)."""
     inputs = [jobs.Input(Path(path), Path(name)) for path, name in pairs]
     planned = jobs.plan_targets(
-        inputs, Path("out"), ("depth", "normals"), formats or ("png",), keep_suffix
+        inputs, Path("out"), ("depth", "normals"), Output(formats or ("png",)), keep_suffix
     )
     return [str(target) for job in planned for target in job.targets.values()]
 
@@ -363,8 +364,9 @@ def test_a_target_for_each_task_and_format() -> None:
 
 def test_a_job_knows_its_source_and_keys() -> None:
     item = jobs.Input(Path("in/a.png"), Path("a.png"))
-    (job,) = jobs.plan_targets([item], Path("out"), ("depth",), ("npy",))
-    assert job == jobs.Job(Path("in/a.png"), {("depth", "npy"): Path("out/a.depth.npy")})
+    (job,) = jobs.plan_targets([item], Path("out"), ("depth",), Output(("npy",)))
+    targets = {("depth", "npy"): Path("out/a.depth.npy")}
+    assert job == jobs.Job(Path("in/a.png"), targets, name="a.png")
 
 
 @pytest.mark.parametrize(

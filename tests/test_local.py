@@ -8,22 +8,24 @@ import pytest
 from PIL import Image
 
 from dmp_cli import jobs, writers
-from dmp_cli.engines import local, steps
+from dmp_cli.engines import local, saving, steps
 from dmp_cli.errors import ResourceError
 from dmp_cli.jobs import Job, Result
-from dmp_cli.plan import Plan, Settings
+from dmp_cli.plan import Output, Plan, Settings
 from dmp_cli.predict import Predictor
 from tests.conftest import write_image
 
 
 def plan_for(weights: Path, *tasks: str, **options: object) -> Plan:
-    given = {"model": "tiny", "weights": str(weights), "formats": ("png", "npy")} | options
+    look = {name: options.pop(name) for name in set(options) & set(Output.__dataclass_fields__)}
+    output = Output(**({"formats": ("png", "npy")} | look))  # type: ignore[arg-type]
+    given = {"model": "tiny", "weights": str(weights), "output": output} | options
     return Plan(tasks or ("depth",), settings=Settings(steps=1), **given)  # type: ignore[arg-type]
 
 
 def jobs_in(folder: Path, out: Path, plan: Plan) -> list[Job]:
     found = jobs.find([str(folder)], out, print)
-    return jobs.plan_targets(found, out, plan.tasks, plan.formats)
+    return jobs.plan_targets(found, out, plan.tasks, plan.output)
 
 
 def run(plan: Plan, todo: list[Job]) -> list[Result]:
@@ -130,7 +132,7 @@ def test_a_bug_in_any_thread_surfaces_and_nothing_hangs(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(steps, step, broken)
+    monkeypatch.setattr(saving if step == "write" else steps, step, broken)
     plan = plan_for(weights)
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError, match="a bug"):

@@ -130,7 +130,7 @@ def test_the_axes_of_normals_can_be_chosen(photo: Path, weights_file: Path) -> N
 
 def test_the_options_of_python_are_the_fields_of_plan_and_settings() -> None:
     fields = {*Settings.__dataclass_fields__, *Plan.__dataclass_fields__}
-    of_files = {"tasks", "settings", "formats", "colormap", "invert", "range", "readers", "writers"}
+    of_files = {"tasks", "settings", "output", "readers", "writers"}
     assert set(Options.__annotations__) == fields - of_files
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dmp_cli import __version__, tasks
 from dmp_cli.commands import options as opt
+from dmp_cli.commands import parse
 from dmp_cli.commands.report import Talk, count, shown
 from dmp_cli.commands.scores import Scores, lines, record
 from dmp_cli.errors import NoInputError, ResourceError, UsageError
@@ -179,7 +180,7 @@ def _how(
     task = tasks.find(name)
     if align not in ALIGNMENTS:
         raise UsageError(f"unknown alignment {align!r}", f"known: {', '.join(ALIGNMENTS)}")
-    metres = opt.parse_range(limits)
+    metres = parse.metres(limits)
     if task.measured != "depth" and (metres or align != "none"):
         raise UsageError(f"--align and --range do not go with {task.name}: they are for depth")
     readings = maps.Reading(*prediction), maps.Reading(*truth)

@@ -5,11 +5,21 @@ from typing import Annotated
 
 import typer
 
-from dmp_cli.errors import UsageError
-from dmp_cli.plan import DTYPES, FINALS, PREDICTIONS, SAMPLERS, SPACINGS
+from dmp_cli.plan import (
+    DTYPES,
+    EXR_COMPRESSIONS,
+    EXR_LAYOUTS,
+    FINALS,
+    FORMATS,
+    PREDICTIONS,
+    SAMPLERS,
+    SEG_FORMATS,
+    SPACINGS,
+)
 
 MODEL = "Model (without a flag, as its entry in weights.toml says)"
 RUN, FILES, LOOKS, TALK = "How to run", "Files", "Looks", "Output"
+THUMBNAIL = 400  # pixels of the long side on a contact sheet
 
 
 def _names(names: tuple[str, ...]) -> str:
@@ -24,19 +34,6 @@ def complete_tasks(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in TASKS if name not in before.split(",")]
 
 
-def parse_range(text: str) -> tuple[float, float] | None:
-    """`LO,HI` in metres; None for `auto`; UsageError if it is neither."""
-    if text == "auto":
-        return None
-    try:
-        near, far = (float(word) for word in text.split(","))
-    except ValueError:
-        near = far = 0.0
-    if not 0 <= near < far < float("inf"):
-        raise UsageError(f"--range {text}: must be two metres, LO,HI with LO below HI, or auto")
-    return near, far
-
-
 def _models() -> list[str]:
     from dmp_cli.catalogue import load
 
@@ -49,6 +46,10 @@ def _colormaps() -> tuple[str, ...]:
     return COLORMAPS
 
 
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="INPUT...", help="Files, folders, quoted patterns; - for a list."),
+]
 Output = Annotated[
     Path, typer.Option("-o", "--output", help="Folder for the maps.", rich_help_panel=FILES)
 ]
@@ -69,8 +70,48 @@ Recursive = Annotated[
 Formats = Annotated[
     str,
     typer.Option("--format", metavar="LIST", rich_help_panel=FILES,
-                 autocompletion=lambda: ("png", "npy", "png,npy"),
-                 help="png (8-bit picture) and npy (float data), with commas."),
+                 autocompletion=lambda: FORMATS,
+                 help="With commas: png (8 bits, to look at), png16, tiff16 (16-bit data), exr, "
+                 "tiff, npy (float data)."),
+]  # fmt: skip
+ExrLayout = Annotated[
+    str,
+    typer.Option(help=f"Names of channels in EXR: {_names(EXR_LAYOUTS)}.", rich_help_panel=FILES,
+                 autocompletion=lambda: EXR_LAYOUTS),
+]  # fmt: skip
+ExrCompression = Annotated[
+    str,
+    typer.Option(help=f"Of EXR, lossless: {_names(EXR_COMPRESSIONS)}.", rich_help_panel=FILES,
+                 autocompletion=lambda: EXR_COMPRESSIONS),
+]  # fmt: skip
+ContactSheet = Annotated[
+    bool,
+    typer.Option("--contact-sheet", rich_help_panel=FILES,
+                 help="Write OUT/contact-sheet.html, all images beside their maps."),
+]  # fmt: skip
+SideBySide = Annotated[
+    bool,
+    typer.Option("--side-by-side", rich_help_panel=FILES,
+                 help="Write a picture of each image beside its maps."),
+]  # fmt: skip
+Video = Annotated[
+    bool,
+    typer.Option("--video", rich_help_panel=FILES,
+                 help="Make an mp4 of the pictures of each clip or folder."),
+]  # fmt: skip
+Fps = Annotated[
+    float | None,
+    typer.Option(help="Pictures a second with --video; without it, as the clip, or 24.",
+                 rich_help_panel=FILES),
+]  # fmt: skip
+Background = Annotated[
+    str,
+    typer.Option(help="Behind transparent pixels: white, black, #rrggbb, or R,G,B.",
+                 metavar="COLOUR", rich_help_panel=FILES),
+]  # fmt: skip
+Exposure = Annotated[
+    float,
+    typer.Option(help="Stops, for EXR and HDR inputs.", metavar="STOPS", rich_help_panel=FILES),
 ]  # fmt: skip
 KeepSuffix = Annotated[
     bool,
@@ -159,8 +200,20 @@ Invert = Annotated[
 ]
 Range = Annotated[
     str,
-    typer.Option("--range", metavar="LO,HI|auto", rich_help_panel=LOOKS,
-                 help="Metres that depth pictures span; auto: each its own 1st to 99th percent."),
+    typer.Option("--range", metavar="auto|image|run|LO,HI", rich_help_panel=LOOKS,
+                 help="Metres that depth pictures and 16 bits span: of each image, of the whole "
+                 "run, or from LO to HI; auto: pictures of each image, 16 bits by --depth-unit."),
+]  # fmt: skip
+DepthUnit = Annotated[
+    float,
+    typer.Option(help="Metres of a step of 16-bit depth.", metavar="METRES",
+                 rich_help_panel=LOOKS),
+]  # fmt: skip
+SegFormat = Annotated[
+    str,
+    typer.Option(help="Segmentation as png: class ids with a palette, bare ids, or colours.",
+                 metavar="palette|ids|color", rich_help_panel=LOOKS,
+                 autocompletion=lambda: SEG_FORMATS),
 ]  # fmt: skip
 Normals = Annotated[
     str,

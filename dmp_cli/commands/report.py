@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-import typer
 from tqdm import tqdm
 
 from dmp_cli.errors import ResourceError
@@ -77,8 +76,8 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def follow(results: Iterable[Result], total: int, talk: Talk) -> None:
-    """Print results as they come, move the bar, sum up; exit 3 if some inputs failed."""
+def follow(results: Iterable[Result], total: int, talk: Talk) -> int:
+    """Print results as they come, move the bar, sum up; returns how many inputs failed."""
     start = time.monotonic()
     failed: list[str] = []
     seen = maps = 0
@@ -87,9 +86,14 @@ def follow(results: Iterable[Result], total: int, talk: Talk) -> None:
     try:
         with bar:
             for result in results:
+                if not result.done:
+                    bar.update()
+                    continue
+                if bar.n == total:  # all have been seen once: now they are finished
+                    bar.reset()
                 _tell(result, talk)
                 failed += [shown(result.job.source)] if result.errors else []
-                maps += len({path.with_suffix("") for path in result.written})
+                maps += len(result.maps)
                 seen += 1
                 bar.update()
     except KeyboardInterrupt:
@@ -101,7 +105,7 @@ def follow(results: Iterable[Result], total: int, talk: Talk) -> None:
     if failed:
         more = f", and {len(failed) - 10} more" if len(failed) > 10 else ""
         talk.fail(f"{len(failed)} of {total} failed: {', '.join(failed[:10])}{more}")
-        raise typer.Exit(3)
+    return len(failed)
 
 
 def _tell(result: Result, talk: Talk) -> None:
@@ -117,13 +121,14 @@ def _print(result: Result, talk: Talk) -> None:
         for path in result.written:
             talk.output(str(path))
         return
+    frame = {} if result.job.frame is None else {"frame": result.job.frame + 1}
     record = {
         "input": str(result.job.source),
+        **frame,
         "status": "failed" if result.errors else "done",
         "outputs": [
-            {"task": task, "format": form, "path": str(path)}
-            for (task, form), path in result.job.targets.items()
-            if path in result.written
+            {"task": task, "format": form, "path": str(result.job.targets[task, form])}
+            for task, form in result.made
         ],
         "errors": list(result.errors),
         "notes": list(result.notes),

@@ -1,16 +1,22 @@
 """This machine: reader threads, the caller's thread for the device, writer threads."""
 
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-from dmp_cli.engines import steps
+from dmp_cli import files
+from dmp_cli.engines import saving, steps
 from dmp_cli.engines.stream import batches, ordered_map
 from dmp_cli.jobs import Job, Result
 from dmp_cli.plan import Plan
 from dmp_cli.predict import Predictor
+from dmp_cli.video import Clips
 
 
-def run(plan: Plan, jobs: Iterable[Job], note: Callable[[str], None]) -> Iterator[Result]:
+def run(plan: Plan, jobs: Sequence[Job], note: Callable[[str], None]) -> Iterator[Result]:
     """Load, then predict every job; results come as they are done, failed inputs among them.
 
     `note` is told where it runs, and what is odd about the model. Raises ModelError or
@@ -24,14 +30,52 @@ def run(plan: Plan, jobs: Iterable[Job], note: Callable[[str], None]) -> Iterato
     return _stream(predictor, jobs)
 
 
-def _stream(predictor: Predictor, jobs: Iterable[Job]) -> Iterator[Result]:
+def _stream(predictor: Predictor, jobs: Sequence[Job]) -> Iterator[Result]:
     plan, batch = predictor.plan, predictor.batch
     ahead = 2 * (batch + plan.readers)
-    items = ordered_map(partial(steps.read, predictor), jobs, plan.readers, ahead)
-    groups = batches(items, _shape, lambda: predictor.batch, 4 * batch)
-    drawn = (item for group in groups for item in steps.draw(predictor, group))
-    write = partial(steps.write, predictor)
-    return ordered_map(write, drawn, plan.writers, 2 * plan.writers, eager=True)
+    with closing(Clips(plan.max_pixels)) as clips, _aside(plan, jobs) as folder:
+        read = partial(steps.read, predictor, clips)
+        items = ordered_map(read, jobs, plan.readers, ahead)
+        groups = batches(items, _shape, lambda: predictor.batch, 4 * batch)
+        drawn = (item for group in groups for item in steps.draw(predictor, group))
+        write = partial(saving.write, predictor, folder)
+        with closing(
+            ordered_map(write, drawn, plan.writers, 2 * plan.writers, eager=True)
+        ) as written:
+            yield from _completed(predictor, written)
+
+
+@contextmanager
+def _aside(plan: Plan, jobs: Sequence[Job]) -> Iterator[Path]:
+    """A hidden folder beside the outputs for what waits, gone at the end, whatever the end is."""
+    beside = next(iter(jobs[0].targets.values())).parent if jobs else Path()
+    if plan.output.range != "run":
+        yield beside
+        return
+    folder = files.hidden_folder(beside)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _completed(
+    predictor: Predictor, written: Iterable[Result | saving.Waiting]
+) -> Iterator[Result]:
+    """Results as they are; if one waits for the span of the run, then from it on a sign of life."""
+    waiting: list[Result | saving.Waiting] = []
+    covered = None
+    for one in written:
+        if isinstance(one, Result) and not waiting:
+            yield one
+            continue
+        waiting.append(one)  # results stay in order
+        if isinstance(one, saving.Waiting):
+            covered = one.span if covered is None else covered | (one.span or covered)
+        yield replace(one.result if isinstance(one, saving.Waiting) else one, done=False)
+    finish = partial(saving.finish, predictor, covered)
+    writers = predictor.plan.writers
+    yield from ordered_map(finish, waiting, writers, 2 * writers, eager=True)
 
 
 def _shape(item: steps.Item) -> object:

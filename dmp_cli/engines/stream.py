@@ -1,7 +1,7 @@
 """Bounded streams: map in order with threads, and group what belongs together."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 def ordered_map(
     function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int, eager: bool = False
-) -> Iterator[R]:
+) -> Generator[R]:
     """`function` of each item, in order, computed by threads while at most `ahead` wait.
 
     With `eager`, a result is given as soon as it is there, before more items are taken: right for

@@ -1,9 +1,7 @@
 """Writes scenes as a data set that `dmp train` and `dmp eval` read (docs/data.md)."""
 
-import errno
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,13 +10,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from dmp_cli import files
+from dmp_cli import files, writers
 from dmp_cli.classes import ade20k
 from dmp_cli.colour import srgb_from_linear
 from dmp_cli.errors import UsageError
@@ -161,25 +158,5 @@ def _deep(values: Array) -> Array:
 
 def _save(path: Path, values: Array) -> None:
     """A PNG of uint8 or uint16 [H, W] or [H, W, 3]; class ids get their palette."""
-    if values.dtype == np.uint16 and values.ndim == 3:  # Pillow cannot write it
-        files.write(path, partial(_deep_png, values=np.ascontiguousarray(values)))
-        return
-    image = Image.fromarray(values)
-    if values.dtype == np.uint8 and values.ndim == 2:
-        image.putpalette(ade20k().standard.tobytes())
-    files.write(path, lambda file: image.save(file, "PNG", compress_level=3))
-
-
-def _deep_png(file: IO[bytes], values: Array) -> None:
-    import OpenImageIO
-
-    height, width, channels = values.shape
-    spec = OpenImageIO.ImageSpec(width, height, channels, "uint16")
-    spec.attribute("png:compressionLevel", 3)
-    target = OpenImageIO.ImageOutput.create("png")  # it opens the file again by its name
-    if target is None:
-        raise OSError(OpenImageIO.geterror())
-    if not (target.open(file.name, spec) and target.write_image(values) and target.close()):
-        # it says what failed in words alone
-        full = shutil.disk_usage(Path(file.name).parent).free < values.nbytes
-        raise OSError(errno.ENOSPC if full else errno.EIO, target.geterror())
+    ids = values.dtype == np.uint8 and values.ndim == 2
+    writers.write_png(path, values, {}, ade20k().standard if ids else None)

@@ -1,0 +1,123 @@
+"""What every command that predicts does: inputs, checks, the engine, and its results followed."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import typer
+
+from dmp_cli import jobs, tasks
+from dmp_cli.catalogue import load
+from dmp_cli.commands import parse
+from dmp_cli.commands.pages import movies, on_page
+from dmp_cli.commands.report import Talk, count, follow, shown
+from dmp_cli.commands.run_options import RunOptions
+from dmp_cli.errors import ImageError, UsageError
+from dmp_cli.plan import Plan
+from dmp_cli.weights import Recipe, completed, recipes, stands_in_for
+
+
+def run(plan: Plan, inputs: list[str], options: RunOptions) -> None:
+    """Find the inputs, then predict them as planned, or print what would be written."""
+    parse.fps(options.fps)
+    if options.video and "png" not in plan.output.formats:
+        raise UsageError("--video is made of pictures", "add png to --format")
+    talk = options.talk()
+    found = list(_frames(_inputs(inputs, options, talk), talk))
+    todo = jobs.plan_targets(found, options.output, plan.tasks, plan.output, options.keep_suffix)
+    chosen = recipes(plan)
+    if options.dry_run:
+        for job in todo:
+            for path in dict.fromkeys(job.targets.values()):
+                talk.output(str(path))
+        return
+    _predict(plan, chosen, todo, options, talk)
+
+
+def _predict(
+    plan: Plan, chosen: list[Recipe], todo: list[jobs.Job], options: RunOptions, talk: Talk
+) -> None:
+    """Check device and output folder before a model is loaded, then run the plan and follow it."""
+    from dmp_cli import files
+    from dmp_cli.device import choose
+
+    choose(plan.device, plan.dtype)
+    files.check_writable(options.output)
+    _tell_model(plan, chosen, talk)
+    talk.detail(f"{count(len(todo), 'image')}; backbone {chosen[0].backbone}")
+    from dmp_cli.engines import local
+
+    results = local.run(plan, todo, talk.note)
+    if plan.output.thumbnail:
+        results = on_page(results, options.output, plan, chosen)
+    failed = follow(results, len(todo), talk)
+    _write_labels(plan, chosen, options.output, talk)
+    if options.video:
+        failed += movies(todo, plan.tasks, options, talk)
+    if failed:
+        raise typer.Exit(3)
+
+
+def _tell_model(plan: Plan, chosen: list[Recipe], talk: Talk) -> None:
+    first = chosen[0]
+    for recipe in map(completed, chosen) if talk.verbose else ():
+        talk.detail(f"{recipe.task}: {recipe.lora}, {recipe.settings}")
+    if first.backbone.made:
+        talk.note(f"model {first.model} has random weights: its maps mean nothing")
+    missing = stands_in_for(load(plan.weights), first.model, plan.model)
+    if missing:
+        talk.note(
+            f"model {missing} has no weights here: taking {first.model} "
+            f"({first.summary}). docs/weights.md says how to get those of {missing}"
+        )
+    talk.note(f"loading model {first.model}")
+
+
+def _write_labels(plan: Plan, chosen: list[Recipe], output: Path, talk: Talk) -> None:
+    """Say beside the maps what their class ids mean."""
+    for recipe in chosen:
+        if tasks.find(recipe.task).labels:
+            from dmp_cli import legend
+            from dmp_cli.classes import parse_classes
+
+            table, picture = legend.write(output, parse_classes(plan.classes or recipe.classes))
+            talk.detail(f"class ids: {table}, {picture}")
+
+
+def _frames(found: Iterable[jobs.Input], talk: Talk) -> Iterator[jobs.Input]:
+    """The inputs, and of each clip its frames; one that cannot be read fails in its turn."""
+    for item in found:
+        if item.path.suffix.lower() not in jobs.CLIPS:
+            yield item
+            continue
+        from dmp_cli import clip
+
+        frames = 1
+        try:
+            known = clip.describe(item.path)
+        except ImageError:
+            pass
+        else:
+            frames = known.frames
+            for text in known.notes:
+                talk.note(f"{shown(item.path)}: {text}")
+        for index in range(frames):
+            yield jobs.Input(item.path, item.below, index)
+
+
+def _inputs(inputs: list[str], options: RunOptions, talk: Talk) -> list[jobs.Input]:
+    files_from, output = options.files_from, options.output
+    if files_from is None and inputs == ["-"]:
+        files_from = "-"
+    elif bool(inputs) == bool(files_from):
+        raise UsageError("give either inputs or --files-from", "dmp predict depth photos/ -o out/")
+    if files_from is None:
+        return jobs.find(inputs, output, talk.note, options.recursive, tuple(tasks.TASKS))
+    try:
+        data = sys.stdin.buffer.read() if files_from == "-" else Path(files_from).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{files_from}: cannot be read: {error.strerror}") from error
+    separator = "\0" if options.null else "\n"
+    lines = data.decode("utf-8", "surrogateescape").split(separator)
+    names = lines if options.null else [line.removesuffix("\r") for line in lines]
+    return jobs.from_list(names, output, talk.note, tuple(tasks.TASKS))
