@@ -1,7 +1,7 @@
 """Which library writes maps best: seconds, bytes, right pixels, waiting threads, full disks.
 
 pip install imagecodecs opencv-python-headless
-python benchmarks/writers.py [--repeats 3] [--size 512x512]...
+python benchmarks/writers.py [--repeats 3] [--size 512x512]... [--only EXR]
 
 Prints Markdown tables. Libraries take turns within one run, so a busy machine disturbs all of them
 alike: read the ratios.
@@ -95,7 +95,7 @@ def _oiio(path: Path, values: Array, **attributes: object) -> None:
 
 def _oiio_exr(path: Path, channels: Channels, compression: str) -> None:
     first = next(iter(channels.values()))
-    kinds = {"float32": "float", "float16": "half", "uint32": "uint32"}
+    kinds = {"float32": "float", "float16": "half", "uint32": "uint"}
     spec = OpenImageIO.ImageSpec(first.shape[1], first.shape[0], len(channels), "float")
     spec.channelnames = tuple(channels)
     spec.channelformats = tuple(
@@ -333,6 +333,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--size", action="append", choices=list(SIZES))
+    parser.add_argument("--only", default="", help="a part of the title of a table")
     asked = parser.parse_args()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     print("| library | version | installed, MB |\n|---|---|---:|")
@@ -342,7 +343,7 @@ def main() -> None:
         size = sum(path.stat().st_size for path in paths if path.exists())
         print(f"| {name} | {found.version} | {size / 1e6:.0f} |")
     with tempfile.TemporaryDirectory() as name:
-        for case in _cases():
+        for case in (case for case in _cases() if asked.only in case.title):
             _table(case, asked.size or list(SIZES), asked.repeats, Path(name))
 
 

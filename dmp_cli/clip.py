@@ -82,10 +82,12 @@ def opened(path: Path) -> "InputContainer":
     import av
 
     try:  # the prefix, or a name such as `data:x.mp4` is an address
-        container: InputContainer = av.open(f"file:{path}", options=_OPTIONS)
+        container: InputContainer = av.open(
+            f"file:{path}", options=_OPTIONS, metadata_errors="replace"
+        )
         return container
     except (av.FFmpegError, ValueError) as error:  # ValueError: no name of a file
-        if isinstance(error, av.error.InvalidDataError | av.error.ArgumentError):
+        if isinstance(error, av.FFmpegError) and not isinstance(error, OSError):
             if path.stat().st_size == 0:
                 raise ImageError("empty: the file has no bytes") from error
             kinds = ", ".join(sorted(SUFFIXES))

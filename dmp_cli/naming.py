@@ -17,7 +17,9 @@ from dmp_cli.tasks import TASKS, Task
 IMAGE_FOLDERS = ("images", "image", "rgb")
 # Where one map lies in a folder in several formats, the first of these is read: data before
 # pictures, and last `.TASK.png`, which `dmp predict` writes to look at
-ORDER = (".npy", ".npz", ".exr", ".tiff", ".tif", ".16.png", ".png")
+ORDER = (
+    ".npy", ".npz", ".exr", ".tiff", ".tif", ".16.tiff", ".16.tif", ".16.png", ".png",
+)  # fmt: skip
 
 Named = dict[str, list[Path]]  # several files of one name: it is not told which of them is meant
 
@@ -143,7 +145,8 @@ def _meant(files: list[Path]) -> list[Path]:
 def _rank(path: Path) -> int:
     if is_picture(path):
         return len(ORDER)
-    return next(i for i, end in enumerate(ORDER) if path.name.lower().endswith(end))
+    ends = (end for end in ORDER if path.name.lower().endswith(end))
+    return ORDER.index(max(ends, key=len))
 
 
 def _walk(folder: Path, suffixes: Collection[str], leave_out: Collection[str]) -> Iterator[Path]:

@@ -44,7 +44,8 @@ class Clips:
         """A frame, from 0 in the order of showing, as uint8 [H, W, 3], upright, sRGB. Any thread.
 
         A clip is closed with its last frame. ImageError, naming the frame (from 1), for one that
-        is not there, that is damaged, or that was predicted from a damaged one; UsageError without PyAV.
+        is not there, that is damaged, or that was predicted from a damaged one; UsageError as
+        `clip.require`.
         """
         clip.require()
         import av
@@ -117,10 +118,7 @@ class _Decoder:
                 self._stop()
                 self.done = not self._kept
         if found is None:
-            raise ImageError(
-                f"frame {number + 1} cannot be decoded: the clip is damaged there",
-                "`ffmpeg -i CLIP NEW.mp4` makes a clip of what can be shown",
-            )
+            raise ImageError(f"frame {number + 1} cannot be decoded: the clip is damaged there")
         return found
 
     def close(self) -> None:

@@ -201,7 +201,7 @@ def write_tiff(path: Path, values: Array, text: Mapping[str, str]) -> None:
     """Write uint8, uint16 or float32 [H, W] or [H, W, 3] as TIFF.
 
     `text` becomes a JSON object in the tag ImageDescription. Integers are deflated with a
-    horizontal predictor; floats are not compressed, deflate alone saves an eighth of them.
+    horizontal predictor; floats are not compressed, deflate alone saves a twelfth of them.
     ValueError for another type or shape, else the errors of `files.write`.
     """
     import tifffile

@@ -192,7 +192,7 @@ def test_sixteen_bits_give_metres_from_the_file_alone(
     tmp_path: Path, look: Output, what: str, form: str
 ) -> None:
     depth = np.clip(a_map("depth"), 1, 9)
-    path = tmp_path / ("a.16.png" if form == "png16" else "a.16.tif")
+    path = tmp_path / ("a.16.png" if form == "png16" else "a.16.tiff")
     covered = Span(1.2, 8.5, 0.7, 9.3) if what == "run" else export.span(find("depth"), depth)
     assert export.save(path, form, find("depth"), depth, export.view(look, covered), TEXT) == []
     if form == "png16":

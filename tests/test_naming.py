@@ -122,3 +122,18 @@ def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_left_to_the_reader(tmp_path: Path) -> None:
     (lay(tmp_path, "images/a.png depth/a.npy") / "depth/b.npy").symlink_to("gone.npy")
     assert list(naming.maps(tmp_path, find("depth"))) == ["a", "b"]
+
+
+@pytest.mark.parametrize("form", ["npy", "exr", "tiff", "16.tiff", "16.png"])
+def test_of_the_formats_of_a_map_the_most_exact_is_read(tmp_path: Path, form: str) -> None:
+    order = ["npy", "exr", "tiff", "16.tiff", "16.png", "png"]
+    for end in order[order.index(form) :]:
+        (tmp_path / f"a.depth.{end}").touch()
+    assert naming.loose_maps(tmp_path, find("depth")) == {"a": [tmp_path / f"a.depth.{form}"]}
+
+
+def test_layers_of_an_image_are_read_where_its_map_is_a_mere_picture(tmp_path: Path) -> None:
+    for name in ("a.depth.png", "a.exr", "b.depth.npy", "b.exr", "c.exr"):
+        (tmp_path / name).touch()
+    found = naming.loose_maps(tmp_path, find("depth"))
+    assert found == {"a": [tmp_path / "a.exr"], "b": [tmp_path / "b.depth.npy"]}

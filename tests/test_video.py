@@ -381,6 +381,18 @@ def test_name_that_is_no_utf8(tmp_path: Path) -> None:
     assert seen(path) == [0, 1, 2]
 
 
+def test_metadata_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as file:
+        file.metadata["title"] = "cafe-cafe"
+        stream = file.add_stream("mpeg4", 25)
+        stream.width, stream.height = WIDTH, HEIGHT
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")))
+        file.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"cafe-cafe", b"caf\xe9-caf\xe9"))
+    assert seen(path) == [0]
+
+
 def test_too_many_pixels(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.mp4", 2)
     assert video.Clips(HEIGHT * WIDTH).frame(path, 0).shape == (HEIGHT, WIDTH, 3)

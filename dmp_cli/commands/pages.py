@@ -46,7 +46,7 @@ def _row(result: Result) -> Row:
 
 def movies(todo: list[Job], names: Iterable[str], options: RunOptions, talk: Talk) -> int:
     """Make an mp4 of the pictures of each clip and each folder; returns how many failed."""
-    from dmp_cli import clip, movie
+    from dmp_cli import clip, mapfiles, movie
 
     failed = 0
     by_folder = {job.targets[task, "png"].parent: job for job in todo for task in names}
@@ -59,7 +59,7 @@ def movies(todo: list[Job], names: Iterable[str], options: RunOptions, talk: Tal
             target = base.with_name(f"{base.name}.{task}.mp4")
             try:
                 rate = options.fps or (24 if job.frame is None else clip.describe(job.source).rate)
-                movie.write(target, members, Fraction(rate), {"comment": _origin(task)})
+                movie.write(target, members, Fraction(rate), mapfiles.text(members[0]))
             except ImageError as error:
                 talk.fail(f"failed: {shown(target)}: {error}")
                 failed += 1
@@ -67,10 +67,6 @@ def movies(todo: list[Job], names: Iterable[str], options: RunOptions, talk: Tal
             talk.note(f"{shown(target)}: {count(len(members), 'picture')}")
             _tell(job, task, target, talk)
     return failed
-
-
-def _origin(task: str) -> str:
-    return f"{task} by dmp {__version__}"
 
 
 def _tell(job: Job, task: str, target: Path, talk: Talk) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def count(number: int, noun: str) -> str:
 def follow(results: Iterable[Result], total: int, talk: Talk) -> int:
     """Print results as they come, move the bar, sum up; returns how many inputs failed."""
     start = time.monotonic()
-    failed: list[str] = []
+    failed: Counter[str] = Counter()
     seen = maps = 0
     hidden = None if talk.progress and not talk.quiet else True
     bar = tqdm(total=total, unit="image", file=sys.stderr, disable=hidden, dynamic_ncols=True)
@@ -92,20 +93,27 @@ def follow(results: Iterable[Result], total: int, talk: Talk) -> int:
                 if bar.n == total:  # all have been seen once: now they are finished
                     bar.reset()
                 _tell(result, talk)
-                failed += [shown(result.job.source)] if result.errors else []
+                failed[shown(result.job.source)] += bool(result.errors)
                 maps += len(result.maps)
                 seen += 1
                 bar.update()
     except KeyboardInterrupt:
         talk.fail(f"interrupted after {seen} of {count(total, 'image')}; each map there is whole")
         raise
-    seconds, done = time.monotonic() - start, seen - len(failed)
+    seconds, done = time.monotonic() - start, seen - failed.total()
     rate = f" ({done / max(seconds, 1e-3):.2f} images/s)" if done else ""
     talk.note(f"{done} of {count(total, 'image')}, {count(maps, 'map')} in {seconds:.1f} s{rate}")
-    if failed:
-        more = f", and {len(failed) - 10} more" if len(failed) > 10 else ""
-        talk.fail(f"{len(failed)} of {total} failed: {', '.join(failed[:10])}{more}")
-    return len(failed)
+    _sum_up(+failed, total, talk)
+    return failed.total()
+
+
+def _sum_up(failed: Counter[str], total: int, talk: Talk) -> None:
+    """Name the inputs that failed, a clip once for all of its frames."""
+    if not failed:
+        return
+    named = [f"{name} ({often} frames)" if often > 1 else name for name, often in failed.items()]
+    more = f", and {len(named) - 10} more" if len(named) > 10 else ""
+    talk.fail(f"{failed.total()} of {total} failed: {', '.join(named[:10])}{more}")
 
 
 def _tell(result: Result, talk: Talk) -> None:

@@ -20,8 +20,8 @@ from dmp_cli.weights import Recipe, completed, recipes, stands_in_for
 def run(plan: Plan, inputs: list[str], options: RunOptions) -> None:
     """Find the inputs, then predict them as planned, or print what would be written."""
     parse.fps(options.fps)
-    if options.video and "png" not in plan.output.formats:
-        raise UsageError("--video is made of pictures", "add png to --format")
+    if options.video:
+        _check_video(plan)
     talk = options.talk()
     found = list(_frames(_inputs(inputs, options, talk), talk))
     todo = jobs.plan_targets(found, options.output, plan.tasks, plan.output, options.keep_suffix)
@@ -32,6 +32,14 @@ def run(plan: Plan, inputs: list[str], options: RunOptions) -> None:
                 talk.output(str(path))
         return
     _predict(plan, chosen, todo, options, talk)
+
+
+def _check_video(plan: Plan) -> None:
+    from dmp_cli import clip
+
+    if "png" not in plan.output.formats:
+        raise UsageError("--video is made of pictures", "add png to --format")
+    clip.require(writing=True)
 
 
 def _predict(
