@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
-from dmp_cli import radiance, tiffs
 from dmp_cli.errors import ImageError, UsageError
-from dmp_cli.pictures import (
+from dmp_cli.inputs import radiance, tiffs
+from dmp_cli.inputs.pictures import (
     SEVERAL,
     WHITE,
     Array,

@@ -18,7 +18,8 @@ PICTURES = frozenset(
 SUFFIXES = PICTURES | {".exr", ".hdr"}
 CLIPS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 EXTENSIONS = {
-    "png": "png", "png16": "16.png", "exr": "exr", "npy": "npy", "tiff": "tiff", "tiff16": "16.tiff",
+    "png": "png", "png16": "16.png", "exr": "exr", "npy": "npy", "tiff": "tiff",
+    "tiff16": "16.tiff",
 }  # fmt: skip
 MARK = b"dmp:Task"  # in the header of every EXR file that dmp writes
 SIDE_BY_SIDE = "side-by-side"  # stands for a task where a picture shows all of them

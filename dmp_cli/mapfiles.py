@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
-from dmp_cli import planes
 from dmp_cli.errors import ImageError
 from dmp_cli.images import PNG_END
+from dmp_cli.inputs import planes
 from dmp_cli.tasks import TASKS, Array, Task
 
 SUFFIXES = (".npy", ".npz", ".exr", ".png", ".tif", ".tiff")

@@ -16,9 +16,9 @@ import OpenEXR
 import pytest
 from numpy.typing import NDArray
 
-from dmp_cli import export
+from dmp_cli.outputs import export
+from dmp_cli.outputs.writers import Channel, write_exr
 from dmp_cli.tasks import TASKS
-from dmp_cli.writers import Channel, write_exr
 
 Array = NDArray[Any]
 

@@ -10,11 +10,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from dmp_cli import export, maps
+from dmp_cli import maps
 from dmp_cli.classes import ade20k
 from dmp_cli.colour import MARK, linear_from_srgb
-from dmp_cli.export import Span
 from dmp_cli.jobs import EXTENSIONS
+from dmp_cli.outputs import export
+from dmp_cli.outputs.export import Span
 from dmp_cli.plan import EXR_LAYOUTS, FORMATS, Output
 from dmp_cli.tasks import TASKS, Array, Task, View, find, unit_vectors
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dmp_cli import files, writers
+from dmp_cli import files
 from dmp_cli.errors import ImageError, ResourceError
+from dmp_cli.outputs import writers
 
 
 def fail(error: BaseException) -> Callable[[Any], None]:

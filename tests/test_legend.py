@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import legend
 from dmp_cli.classes import ade20k, nearest_class
 from dmp_cli.errors import ImageError
+from dmp_cli.outputs import legend
 
 
 def test_all_classes() -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import jobs, writers
+from dmp_cli import jobs
 from dmp_cli.engines import local, saving, steps
 from dmp_cli.errors import ResourceError
 from dmp_cli.jobs import Job, Result
+from dmp_cli.outputs import writers
 from dmp_cli.plan import Output, Plan, Settings
 from dmp_cli.predict import Predictor
 from tests.conftest import write_image

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import movie
 from dmp_cli.errors import ImageError, UsageError
+from dmp_cli.outputs import movie
 from tests.clips import number, picture
 
 RATE = Fraction(25)
@@ -167,7 +167,8 @@ def test_disk_full(tmp_path: Path, limit: int) -> None:
     """A limit on the size of files stands for a full disk, wherever in the writing it is met."""
     code = (
         "import resource, signal, sys; from fractions import Fraction; from pathlib import Path\n"
-        "import numpy as np; from dmp_cli import movie; from dmp_cli.errors import ResourceError\n"
+        "import numpy as np; from dmp_cli.errors import ResourceError\n"
+        "from dmp_cli.outputs import movie\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmp_cli import panels
+from dmp_cli.outputs import panels
 
 Pixels = NDArray[np.uint8]
 

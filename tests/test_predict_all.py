@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import maps, writers
+from dmp_cli import maps
 from dmp_cli.commands import predict, predict_all
 from dmp_cli.commands.run_options import RunOptions
+from dmp_cli.outputs import writers
 from dmp_cli.plan import FORMATS
 from dmp_cli.tasks import TASKS, find
 from tests.clips import numbered

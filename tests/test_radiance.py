@@ -10,8 +10,9 @@ import numpy as np
 import OpenEXR
 import pytest
 
-from dmp_cli import images, radiance
+from dmp_cli import images
 from dmp_cli.errors import ImageError
+from dmp_cli.inputs import radiance
 
 LIMIT = 1_000_000
 SIZE = (6, 10)

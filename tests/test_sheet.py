@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmp_cli import panels, sheet
 from dmp_cli.errors import ResourceError
-from dmp_cli.sheet import Page, Row
+from dmp_cli.outputs import panels, sheet
+from dmp_cli.outputs.sheet import Page, Row
 
 EMPTY = {"meta", "img", "input", "link", "br"}
 FACTS = {"Model": "demo", "Normals": "opengl"}

@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from dmp_cli import clip, video
 from dmp_cli.errors import ImageError, ResourceError, UsageError
+from dmp_cli.inputs import clip, video
 from tests.clips import HEIGHT, WIDTH, encode, number, numbered, packets, picture
 
 LIMIT = 1_000_000
@@ -538,5 +538,8 @@ def test_without_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_clips_are_known_without_loading_pyav() -> None:
-    code = "import sys; from dmp_cli import clip, movie, video; sys.exit('av' in sys.modules)"
+    code = (
+        "import sys; from dmp_cli.inputs import clip, video\n"
+        "from dmp_cli.outputs import movie; sys.exit('av' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,10 +18,11 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from dmp_cli import mapfiles, writers
+from dmp_cli import mapfiles
+from dmp_cli.outputs import writers
+from dmp_cli.outputs.writers import Channel
 from dmp_cli.plan import EXR_COMPRESSIONS
 from dmp_cli.tasks import TASKS
-from dmp_cli.writers import Channel
 
 Array = NDArray[Any]
 

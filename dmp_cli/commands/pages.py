@@ -10,8 +10,8 @@ from dmp_cli.commands.report import Talk, count, shown
 from dmp_cli.commands.run_options import RunOptions
 from dmp_cli.errors import ImageError
 from dmp_cli.jobs import SIDE_BY_SIDE, Glance, Job, Result
+from dmp_cli.outputs.sheet import Page, Row
 from dmp_cli.plan import Plan
-from dmp_cli.sheet import Page, Row
 from dmp_cli.weights import Recipe
 
 PAGE = "contact-sheet.html"
@@ -46,7 +46,9 @@ def _row(result: Result) -> Row:
 
 def movies(todo: list[Job], names: Iterable[str], options: RunOptions, talk: Talk) -> int:
     """Make an mp4 of the pictures of each clip and each folder; returns how many failed."""
-    from dmp_cli import clip, mapfiles, movie
+    from dmp_cli import mapfiles
+    from dmp_cli.inputs import clip
+    from dmp_cli.outputs import movie
 
     failed = 0
     by_folder = {job.targets[task, "png"].parent: job for job in todo for task in names}

@@ -35,7 +35,7 @@ def run(plan: Plan, inputs: list[str], options: RunOptions) -> None:
 
 
 def _check_video(plan: Plan) -> None:
-    from dmp_cli import clip
+    from dmp_cli.inputs import clip
 
     if "png" not in plan.output.formats:
         raise UsageError("--video is made of pictures", "add png to --format")
@@ -85,8 +85,8 @@ def _write_labels(plan: Plan, chosen: list[Recipe], output: Path, talk: Talk) ->
     """Say beside the maps what their class ids mean."""
     for recipe in chosen:
         if tasks.find(recipe.task).labels:
-            from dmp_cli import legend
             from dmp_cli.classes import parse_classes
+            from dmp_cli.outputs import legend
 
             table, picture = legend.write(output, parse_classes(plan.classes or recipe.classes))
             talk.detail(f"class ids: {table}, {picture}")
@@ -98,7 +98,7 @@ def _frames(found: Iterable[jobs.Input], talk: Talk) -> Iterator[jobs.Input]:
         if item.path.suffix.lower() not in jobs.CLIPS:
             yield item
             continue
-        from dmp_cli import clip
+        from dmp_cli.inputs import clip
 
         frames = 1
         try:

@@ -10,10 +10,10 @@ from pathlib import Path
 from dmp_cli import files
 from dmp_cli.engines import saving, steps
 from dmp_cli.engines.stream import batches, ordered_map
+from dmp_cli.inputs.video import Clips
 from dmp_cli.jobs import Job, Result
 from dmp_cli.plan import Plan
 from dmp_cli.predict import Predictor
-from dmp_cli.video import Clips
 
 
 def run(plan: Plan, jobs: Sequence[Job], note: Callable[[str], None]) -> Iterator[Result]:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 import dmp_cli
-from dmp_cli import export, files, images, legend, panels, tasks, writers
+from dmp_cli import files, images, tasks
 from dmp_cli.engines.steps import Item, line
 from dmp_cli.errors import ImageError
 from dmp_cli.jobs import SIDE_BY_SIDE, Glance, Job, Result
+from dmp_cli.outputs import export, legend, panels, writers
 from dmp_cli.predict import Array, Predictor
 
 INPUT = "input"  # stands for a task where the input itself is shown

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from dmp_cli.errors import DmpError, ImageError
+from dmp_cli.inputs.video import Clips
 from dmp_cli.jobs import Job
 from dmp_cli.predict import Drawn, Predictor, Prepared
-from dmp_cli.video import Clips
 
 
 @dataclass(frozen=True)

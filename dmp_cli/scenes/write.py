@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmp_cli import files, writers
+from dmp_cli import files
 from dmp_cli.classes import ade20k
 from dmp_cli.colour import srgb_from_linear
 from dmp_cli.errors import UsageError
+from dmp_cli.outputs import writers
 from dmp_cli.scenes.build import build
 from dmp_cli.scenes.render import Frame, render
 

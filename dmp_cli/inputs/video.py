@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmp_cli import clip
 from dmp_cli.errors import ImageError
+from dmp_cli.inputs import clip
 
 if TYPE_CHECKING:
     from av import VideoFrame

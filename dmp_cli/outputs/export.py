@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dmp_cli import colour, writers
+from dmp_cli import colour
+from dmp_cli.outputs import writers
+from dmp_cli.outputs.writers import Channel, Kind
 from dmp_cli.plan import Output
 from dmp_cli.tasks import Array, Packed, Task, View, depth_range
-from dmp_cli.writers import Channel, Kind
 
 LARGEST_HALF = 65504.0
 _RANGED = ("png", "png16", "tiff16")  # formats whose values depend on a range of depth

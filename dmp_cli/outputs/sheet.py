@@ -145,7 +145,7 @@ class Page:
     # Pages --------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        template = resources.files("dmp_cli").joinpath("sheet.html").read_text("utf-8")
+        template = resources.files("dmp_cli.outputs").joinpath("sheet.html").read_text("utf-8")
         # the first page last: it never leads to pages that are not there
         for number in range(len(self._parts), 0, -1):
             before, after = template.split("$rows")

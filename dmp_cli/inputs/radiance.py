@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dmp_cli import planes
 from dmp_cli.colour import linear_from_srgb, quantise, srgb_from_linear
 from dmp_cli.errors import ImageError
-from dmp_cli.pictures import WHITE, Array, Colour, check_size, not_finite
+from dmp_cli.inputs import planes
+from dmp_cli.inputs.pictures import WHITE, Array, Colour, check_size, not_finite
 
 # The first bytes of an EXR, and of the programs that write Radiance's RGBE
 STARTS = (b"v/1\x01", b"#?RADIANCE", b"#?RGBE", b"#?AUTOPANO")

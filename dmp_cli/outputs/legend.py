@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from dmp_cli import files
 from dmp_cli.classes import ade20k
-from dmp_cli.panels import BACKGROUND, INK, cut, font
-from dmp_cli.writers import write_png
+from dmp_cli.outputs.panels import BACKGROUND, INK, cut, font
+from dmp_cli.outputs.writers import write_png
 
 Array = NDArray[Any]
 

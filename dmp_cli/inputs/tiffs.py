@@ -8,9 +8,9 @@ import numpy as np
 from PIL.ExifTags import Base as Tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from dmp_cli import planes
 from dmp_cli.errors import ImageError
-from dmp_cli.pictures import Array, check_size
+from dmp_cli.inputs import planes
+from dmp_cli.inputs.pictures import Array, check_size
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 GREY, RGB = (0, 1), 2  # PhotometricInterpretation; of 0, white is zero

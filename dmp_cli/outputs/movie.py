@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmp_cli import clip, files, images
+from dmp_cli import files, images
 from dmp_cli.errors import ImageError
+from dmp_cli.inputs import clip
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -1,0 +1,1 @@
+"""Files of pictures and clips -> numbers. No tasks, no tensors."""

@@ -1,0 +1,1 @@
+"""Maps -> files: data, pictures, pages, movies. No tensors."""
