@@ -209,10 +209,10 @@ def _preview_depth(depth: Array, view: View) -> Picture:
 
 def _pack_depth(depth: Array, view: View) -> Packed:
     """0 where there is no depth; else `metres_at_zero + metres_per_step * value`."""
+    near, far = view.ends or (0.0, 0.0)
     if view.ends is None:
         first, step, zero = 0, view.unit, 0.0
     else:
-        near, far = view.ends
         first, step = 1, max(far - near, 1e-6) / 65534
         zero = near - step
     finite: Array = np.isfinite(depth)
@@ -220,6 +220,8 @@ def _pack_depth(depth: Array, view: View) -> Packed:
     cut = finite & ((steps < first) | (steps > 65535))
     values = np.where(finite, np.clip(steps, first, 65535), 0).astype(np.uint16)
     text = {"metres_per_step": repr(step), "metres_at_zero": repr(zero)}
+    if view.ends:
+        text |= {"near": f"{near:.6g} m", "far": f"{far:.6g} m"}
     return Packed(values, text, int(cut.sum()))
 
 

@@ -209,6 +209,7 @@ def test_sixteen_bits_give_metres_from_the_file_alone(
     metres = float(text["metres_at_zero"]) + float(text["metres_per_step"]) * stored
     np.testing.assert_allclose(metres, depth, atol=float(text["metres_per_step"]) * 0.51)
     np.testing.assert_allclose(maps.read(path, find("depth")), depth, atol=0.001)
+    assert ("near" in text) is (what not in ("auto", "unit"))
     if what == "auto":
         np.testing.assert_allclose(stored, depth * 1000, atol=0.51)
 
@@ -288,3 +289,15 @@ def test_shading_is_coded_as_srgb_in_sixteen_bits(tmp_path: Path) -> None:
     values = a_map("shading")
     stored = np.asarray(Image.open(saved(tmp_path, "png16", "shading", values)))
     np.testing.assert_allclose(linear_from_srgb(stored / np.float32(65535)), values, atol=4e-5)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_only_light_is_declared_as_srgb(tmp_path: Path, name: str) -> None:
+    light = name in ("albedo", "shading")
+    for form in ("png", "png16"):
+        with Image.open(saved(tmp_path, form, name, a_map(name))) as image:
+            image.load()
+            assert ("srgb" in image.info) is light
+            assert (image.info.get("ColorSpace") == "sRGB") is light
+    with tifffile.TiffFile(saved(tmp_path, "tiff", name, a_map(name))) as file:
+        assert ("lin_rec709_scene" in file.pages.first.description) is light

@@ -76,7 +76,8 @@ Formats = Annotated[
 ]  # fmt: skip
 ExrLayout = Annotated[
     str,
-    typer.Option(help=f"Names of channels in EXR: {_names(EXR_LAYOUTS)}.", rich_help_panel=FILES,
+    typer.Option(help=f"Names of channels in EXR, by the program that they are for: "
+                 f"{_names(EXR_LAYOUTS)}.", rich_help_panel=FILES,
                  autocompletion=lambda: EXR_LAYOUTS),
 ]  # fmt: skip
 ExrCompression = Annotated[

@@ -13,6 +13,7 @@ from dmp_cli.plan import Output
 from dmp_cli.tasks import Array, Packed, Task, View, depth_range
 
 LARGEST_HALF = 65504.0
+LINEAR = "lin_rec709_scene"  # of the ASWF's Color Interop Forum: linear light, BT.709 primaries
 _RANGED = ("png", "png16", "tiff16")  # formats whose values depend on a range of depth
 
 Text = Mapping[str, str]
@@ -73,19 +74,26 @@ def save(path: Path, form: str, task: Task, values: Array, shown: View, text: Te
 
     Raises ImageError if this file cannot be written, ResourceError if none could be.
     """
+    light = task.measured == "light"
     if form == "npy":
         writers.write_npy(path, values)
-    elif form == "tiff":
-        writers.write_tiff(path, values, text)
-    elif form == "png":
+        return []
+    if form == "tiff":
+        writers.write_tiff(path, values, {**text, **({"ColorSpace": LINEAR} if light else {})})
+        return []
+    text = {**text, **({"ColorSpace": "sRGB"} if light else {})}
+    if form == "png":
         picture = task.preview(values, shown)
-        writers.write_png(path, picture.pixels, {**text, **picture.text}, picture.palette)
+        text = {**text, **picture.text}
+        writers.write_png(path, picture.pixels, text, picture.palette, light)
+        return []
+    packed = task.pack(values, shown)
+    text = {**text, **packed.text}
+    if form == "png16":
+        writers.write_png(path, packed.values, text, srgb=light)
     else:
-        packed = task.pack(values, shown)
-        write = writers.write_png if form == "png16" else writers.write_tiff
-        write(path, packed.values, {**text, **packed.text})
-        return _cut(path, task, packed)
-    return []
+        writers.write_tiff(path, packed.values, text)
+    return _cut(path, task, packed)
 
 
 def _cut(path: Path, task: Task, packed: Packed) -> list[str]:
@@ -123,7 +131,7 @@ def _kind(task: Task, layout: str) -> Kind:
 def save_exr(path: Path, layers: Sequence[Layer], look: Output, text: Text) -> None:
     """Write the maps of an image as the layers of one EXR file."""
     channels = [channel for layer in layers for channel in layer.channels]
-    space = "lin_rec709_scene" if any(layer.light for layer in layers) else "data"
+    space = LINEAR if any(layer.light for layer in layers) else "data"
     named = {key if key == "Software" else f"dmp:{key}": value for key, value in text.items()}
     writers.write_exr(path, channels, {"colorInteropID": space, **named}, look.exr_compression)
 

@@ -64,17 +64,23 @@ def _require(values: Array, *kinds: str) -> None:
 
 
 def write_png(
-    path: Path, pixels: Array, text: Mapping[str, str], palette: Array | None = None
+    path: Path,
+    pixels: Array,
+    text: Mapping[str, str],
+    palette: Array | None = None,
+    srgb: bool = False,
 ) -> None:
     """Write uint8 or uint16 [H, W] or [H, W, 3] as PNG; `text` goes into it as iTXt.
 
     With `palette`, uint8 [N, 3] of at most 256 colours, uint8 [H, W] are its indices; those past
-    its end are black. No gamma and no colour space are written: readers then take colours as sRGB
-    and leave data as they are. ValueError for another type or shape, else the errors of
-    `files.write`.
+    its end are black. `srgb` declares that the values are sRGB-coded; without it neither gamma nor
+    colour space are written, so that data are left as they are. ValueError for another type or
+    shape, else the errors of `files.write`.
     """
     _require(pixels, "uint8", "uint16")
     info = PngImagePlugin.PngInfo()
+    if srgb:
+        info.add(b"sRGB", b"\0")  # perceptual intent
     for key, value in _plain(text).items():
         info.add_itxt(key, value)
     plain = _plain_array(pixels)
