@@ -9,12 +9,26 @@ from typing import IO
 
 from dmp_cli.errors import ImageError, ResourceError
 
+_RENAME = "rename the input"
+_FILE_IN_THE_WAY = "a file has the name of a folder that is needed: choose another -o"
+# What is wrong with one name and not with the disk, and what to do about it
+_OF_THE_NAME = {
+    errno.ENAMETOOLONG: "the name is too long: rename the input, or choose another -o",
+    errno.EISDIR: "a folder has this name: choose another -o",
+    errno.EEXIST: _FILE_IN_THE_WAY,
+    errno.ENOTDIR: _FILE_IN_THE_WAY,
+    errno.EILSEQ: f"the file system takes no such name: {_RENAME}",
+    errno.EINVAL: f"the file system takes no such name: {_RENAME}",
+    errno.ELOOP: "links lead in a circle: choose another -o",
+}
+
 
 def write(path: Path, save: Callable[[IO[bytes]], None]) -> None:
     """Write a file under a temporary name, then rename it: a file that exists is whole.
 
     ImageError if this one name cannot be written, ResourceError if none could be.
     """
+    _check_name(path)
     temporary = path.parent / f".dmp-{secrets.token_hex(8)}.part"  # a pid is not unique
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,8 +39,18 @@ def write(path: Path, save: Callable[[IO[bytes]], None]) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _write_error(path, error) from error
+
+
+def _check_name(path: Path) -> None:
+    """ImageError for what no file can be called: with a NUL, or characters that are none."""
+    try:
+        ends_early = b"\0" in os.fsencode(path)
+    except UnicodeEncodeError:
+        ends_early = True
+    if ends_early:
+        raise ImageError(f"{str(path)!r} cannot be written: no name of a file", _RENAME)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -50,14 +74,14 @@ def hidden_folder(beside: Path) -> Path:
     return folder
 
 
-def _write_error(path: Path, error: Exception) -> ImageError | ResourceError:
-    number = error.errno if isinstance(error, OSError) else None
-    of_the_name = (errno.ENAMETOOLONG, errno.EISDIR, errno.EILSEQ, errno.EEXIST, errno.ENOTDIR)
-    if number is None or number in (*of_the_name, errno.ELOOP, errno.EINVAL):
-        return ImageError(f"{path} cannot be written: {error}")
+def _write_error(path: Path, error: OSError) -> ImageError | ResourceError:
+    number = error.errno
+    why = error.strerror or str(error)  # an OSError that a library made has no number
+    if number is None or number in _OF_THE_NAME:
+        return ImageError(f"{path} cannot be written: {why}", _OF_THE_NAME.get(number or 0, ""))
     hint = "free some space" if number in (errno.ENOSPC, errno.EDQUOT) else "check the folder"
     return ResourceError(
-        f"{path} cannot be written: {os.strerror(number or 0)}", f"{hint}, then run it again"
+        f"{path} cannot be written: {os.strerror(number)}", f"{hint}, then run it again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which input becomes which output: paths, and of EXR files in the output their first bytes."""
+"""Which input becomes which output: paths, and of files in the output their first bytes."""
 
 import glob
 import os
@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from dmp_cli import marks
 from dmp_cli.errors import NoInputError, UsageError
+from dmp_cli.inputs import clip
 from dmp_cli.plan import Output
 
 PICTURES = frozenset(
@@ -16,12 +18,12 @@ PICTURES = frozenset(
     | {".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 SUFFIXES = PICTURES | {".exr", ".hdr"}
-CLIPS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+CLIPS = clip.SUFFIXES
 EXTENSIONS = {
     "png": "png", "png16": "16.png", "exr": "exr", "npy": "npy", "tiff": "tiff",
     "tiff16": "16.tiff",
 }  # fmt: skip
-MARK = b"dmp:Task"  # in the header of every EXR file that dmp writes
+MARK = marks.MARK
 SIDE_BY_SIDE = "side-by-side"  # stands for a task where a picture shows all of them
 
 Note = Callable[[str], None]  # where a line about something skipped goes
@@ -47,6 +49,20 @@ class Job:
     targets: dict[tuple[str, str], Path]
     frame: int | None = None  # of a clip, from 0 on
     name: str = ""  # the source below the root that it was found under
+
+
+@dataclass(frozen=True)
+class Movie:
+    """The pictures of a task, of one clip or of one folder, and the file that shows them in turn.
+
+    `source` is the clip, or the folder that the first of the pictures is made from.
+    """
+
+    task: str
+    target: Path
+    source: Path
+    pictures: tuple[Path, ...]
+    is_clip: bool
 
 
 @dataclass(frozen=True)
@@ -92,25 +108,47 @@ def find(
     found: dict[str, Input] = {}
     own = _own_outputs(out, tasks)
     skipped: list[Path] = []
-    passed_over = 0
+    passed: list[Path] = []
+    named: list[Path] = []  # of those, the ones that an argument names
     for text in inputs:
         for item in _expand(text, recursive, note, skipped):
-            if own(item.path):
-                passed_over += 1
-            else:
+            if not own(item.path):
                 found.setdefault(os.path.abspath(item.path), item)
-    if passed_over:
-        note(f"passed over {passed_over} outputs of dmp in {out}")
+            elif item.path == Path(text):
+                named.append(item.path)
+            else:
+                passed.append(item.path)
+    if found:
+        _tell_passed(passed, named, out, note)
     if skipped:
-        names = ", ".join(path.name for path in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         files = "file" if len(skipped) == 1 else "files"
-        note(f"skipped {len(skipped)} {files} without an image suffix: {names}")
+        note(f"skipped {len(skipped)} {files} without an image suffix: {_names(skipped)}")
+    if not found and (passed or named):
+        raise NoInputError(
+            f"{', '.join(inputs)}: no image but outputs of dmp in {out}", "choose another -o"
+        )
     if not found:
         raise NoInputError(
             f"no image found in {', '.join(inputs) or 'an empty list'}",
-            f"suffixes that are looked for in a folder: {' '.join(sorted(SUFFIXES))}",
+            f"suffixes that are looked for in a folder: {' '.join(sorted(SUFFIXES | CLIPS))}",
         )
     return list(found.values())
+
+
+def _tell_passed(passed: list[Path], named: list[Path], out: Path, note: Note) -> None:
+    if passed:
+        outputs = "output" if len(passed) == 1 else "outputs"
+        note(f"passed over {len(passed)} {outputs} of dmp in {out}")
+    if named:
+        what = "an output" if len(named) == 1 else "outputs"
+        note(
+            f"passed over {_names(named)}: {what} of dmp in {out}; "
+            "choose another -o to predict from what dmp wrote"
+        )
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
 
 
 def from_list(
@@ -119,16 +157,25 @@ def from_list(
     """The files of a list, one path a line; a relative path keeps its folders below the output.
 
     A path that is absolute or leaves the working folder keeps only its name. Outputs of dmp in
-    `out` are passed over, as `find` does.
+    `out` are passed over, as `find` does. NoInputError if nothing is left.
     """
     found: dict[str, Input] = {}
     own = _own_outputs(out, tasks)
-    for line in lines:
+    named: list[Path] = []
+    for line in filter(None, lines):
         path = Path(line)
-        if line and not own(path) and _regular(path, note):
+        if own(path):
+            named.append(path)
+        elif _regular(path, note):
             inside = not path.is_absolute() and ".." not in path.parts
             below = path if inside else Path(path.name)
             found.setdefault(os.path.abspath(path), Input(path, below))
+    if found:
+        _tell_passed([], named, out, note)
+    if not found and named:
+        raise NoInputError(
+            f"the list names no image but outputs of dmp in {out}", "choose another -o"
+        )
     if not found:
         raise NoInputError("the list names no file")
     return list(found.values())
@@ -143,24 +190,79 @@ def plan_targets(
 ) -> list[Job]:
     """A job for each input; UsageError if two would write one file, or one would replace an input.
 
+    So it does if layers would replace a file that dmp did not write, for their name says nothing.
     The targets of a clip's frame lie in a folder named as the clip.
     """
-    jobs, taken = [], dict[str, Path]()
-    real = cache(os.path.realpath)
-    sources = {(real(item.path.parent), item.path.name) for item in inputs}
+    jobs = []
+    how = "use --keep-suffix, give the folder above them, or run them into two folders"
+    claim = _claims((item.path for item in inputs), how)
     for item in inputs:
         targets = _targets(item, out, tasks, output, keep_suffix)
         for target in dict.fromkeys(targets.values()):
-            other = taken.setdefault(str(target).casefold(), item.path)
-            if other is not item.path:
-                raise UsageError(
-                    f"{other} and {item.path} would both be written to {target}",
-                    "use --keep-suffix, give the folder above them, or run them into two folders",
-                )
-            if (real(target.parent), target.name) in sources:
-                raise UsageError(f"input {target} would be overwritten", "choose another -o")
+            claim(item.path, target)
+        if _has_layers(output, tasks) and marks.foreign(layers := targets[tasks[0], "exr"]):
+            raise UsageError(
+                f"{layers} would be overwritten, and dmp did not write it",
+                "choose another -o, or use --exr-per-task",
+            )
         jobs.append(Job(item.path, targets, item.frame, str(item.below)))
     return jobs
+
+
+def plan_movies(todo: Sequence[Job], out: Path, tasks: Sequence[str]) -> list[Movie]:
+    """A movie of each task for each clip and each folder of pictures.
+
+    UsageError if two would be written to one file, or one would replace an input.
+    """
+    groups: dict[tuple[Path, Path | None], list[Job]] = {}
+    for job in todo:
+        clip_of_it = None if job.frame is None else job.source
+        folder = job.targets[tasks[0], "png"].parent
+        groups.setdefault((folder, clip_of_it), []).append(job)
+    claim = _claims((job.source for job in todo), "run them into two folders")
+    movies = []
+    for (folder, clip_of_it), members in groups.items():
+        source = clip_of_it or members[0].source.parent
+        base = out / "sequence" if folder == out else folder
+        for task in tasks:
+            target = base.with_name(f"{base.name}.{task}.mp4")
+            claim(source, target)
+            pictures = tuple(job.targets[task, "png"] for job in members)
+            movies.append(Movie(task, target, source, pictures, clip_of_it is not None))
+    return movies
+
+
+def _claims(inputs: Iterable[Path], how: str) -> Callable[[Path, Path], None]:
+    """What gives a source its target; UsageError if another has it, or an input lies there.
+
+    An input lies in the way too where a folder of the target would need its name.
+    """
+    taken: dict[str, Path] = {}
+    real = cache(os.path.realpath)
+    sources = {(real(path.parent), path.name) for path in inputs}
+
+    @cache
+    def input_among(folder: Path) -> Path | None:
+        places = (folder, *folder.parents)
+        return next((at for at in places if (real(at.parent), at.name) in sources), None)
+
+    def claim(source: Path, target: Path) -> None:
+        other = taken.setdefault(str(target).casefold(), source)
+        if other is not source:
+            raise UsageError(f"{other} and {source} would both be written to {target}", how)
+        if (real(target.parent), target.name) in sources:
+            raise UsageError(f"input {target} would be overwritten", "choose another -o")
+        if file := input_among(target.parent):
+            raise UsageError(
+                f"{target} cannot be written: input {file} is no folder", "choose another -o"
+            )
+
+    return claim
+
+
+def _has_layers(output: Output, tasks: Sequence[str]) -> bool:
+    """Whether one EXR file holds the maps of several tasks, so that its name tells none."""
+    return output.merged and len(tasks) > 1 and "exr" in output.formats
 
 
 def _targets(
@@ -169,10 +271,10 @@ def _targets(
     folder, name = item.below.parent, item.below.name if keep_suffix else item.below.stem
     if item.frame is not None:
         folder, name = folder / name, f"{item.frame + 1:06d}"
-    merged = output.merged and len(tasks) > 1
+    layers = _has_layers(output, tasks)
 
     def target(task: str, form: str) -> Path:
-        middle = "" if merged and form == "exr" else f".{task}"
+        middle = "" if layers and form == "exr" else f".{task}"
         return out / folder / f"{name}{middle}.{EXTENSIONS[form]}"
 
     targets = {(task, form): target(task, form) for task in tasks for form in output.formats}
@@ -187,30 +289,15 @@ def _own_outputs(out: Path, tasks: Iterable[str]) -> Callable[[Path], bool]:
     endings = tuple(
         f".{task}.{ext}" for task in (*tasks, SIDE_BY_SIDE) for ext in (*EXTENSIONS.values(), "mp4")
     )
-    others = (Path(root, "labels.png"),)  # what a legend is written to
 
     def own(path: Path) -> bool:
-        if not path.name.endswith((*endings, ".exr", ".png")):
+        if not path.name.endswith((*endings, ".exr", *marks.LEGENDS)):
             return False
-        real = Path(os.path.realpath(path.parent), path.name)
-        if not real.is_relative_to(root):
+        if not Path(os.path.realpath(path.parent), path.name).is_relative_to(root):
             return False
-        return path.name.endswith(endings) or real in others or _holds_layers(path)
+        return path.name.endswith(endings) or bool(marks.layers(path)) or marks.is_legend(path)
 
     return own
-
-
-def _holds_layers(path: Path) -> bool:
-    """Whether an EXR file was written by dmp: its name alone does not tell."""
-    if path.suffix != ".exr":
-        return False
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return MARK in file.read(1 << 16)
-    except OSError:
-        return False
 
 
 def _expand(text: str, recursive: bool, note: Note, skipped: list[Path]) -> Iterator[Input]:

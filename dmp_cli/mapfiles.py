@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from dmp_cli.errors import ImageError
 from dmp_cli.images import PNG_END
 from dmp_cli.inputs import planes
+from dmp_cli.outputs.export import PREFIX
 from dmp_cli.tasks import TASKS, Array, Task
 
 SUFFIXES = (".npy", ".npz", ".exr", ".png", ".tif", ".tiff")
@@ -129,15 +130,19 @@ def _indices(path: Path) -> Array | None:
 
 
 def text(path: Path) -> dict[str, str]:
-    """What writers.py wrote into a PNG or TIFF beside its pixels; empty if it is not dmp's."""
+    """What dmp wrote into a PNG, TIFF or EXR beside its pixels; empty if it is not dmp's."""
     try:
-        with Image.open(path, formats=("PNG", "TIFF")) as image:
-            if isinstance(image, PngImageFile):
-                return {key: str(value) for key, value in image.text.items()}
-            found = json.loads(getattr(image, "tag_v2", {}).get(270, ""))
-    except Exception:  # Pillow raises nearly every kind on a bad file: reading its pixels tells
+        if path.suffix.lower() == ".png":
+            with Image.open(path, formats=("PNG",)) as image:
+                found = image.text if isinstance(image, PngImageFile) else {}
+        else:
+            values = planes.open_file(path).spec().extra_attribs
+            found = {value.name.removeprefix(PREFIX): value.value for value in values}
+            if path.suffix.lower() != ".exr":
+                found = json.loads(found.get("ImageDescription", "{}"))
+        return {key: str(value) for key, value in found.items()}
+    except Exception:  # the readers raise nearly every kind on a bad file: reading its pixels tells
         return {}
-    return {key: str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _picture(path: Path) -> Array:

@@ -22,7 +22,8 @@ SHORTEST = 0.1  # a vector below this length is no normal: 8-bit grey is 0.007 l
 class Reading:
     """How files of other people are to be understood.
 
-    16-bit depth that dmp wrote says itself what its steps are: `unit` and `zero` are not asked.
+    A file that dmp wrote says itself what its steps or axes are, but for npy: these then do not
+    count.
     """
 
     unit: float = 0.001  # metres per step of an integer depth file
@@ -103,11 +104,14 @@ def _arranged(values: Array, three: bool) -> Array:
 
 
 def _told(path: Path, task: Task, values: Array, how: Reading) -> Reading:
-    """How the integers of a depth file are to be read: as it says itself, if it does."""
-    if not task.metres or values.dtype.kind not in "ui":
+    """How a file is to be read: as it says itself, if dmp wrote it."""
+    steps = task.metres and values.dtype.kind in "ui"
+    if not (steps or task.unit_length) or path.suffix.lower() in (".npy", ".npz"):
         return how
-    text = mapfiles.text(path) if path.suffix.lower() in (".png", ".tif", ".tiff") else {}
+    text = mapfiles.text(path)
     try:
+        if task.unit_length:
+            return replace(how, axes=text.get("Axes") or text[f"{task.name}.Axes"])
         return replace(how, unit=float(text["metres_per_step"]), zero=float(text["metres_at_zero"]))
     except (KeyError, ValueError):
         return how

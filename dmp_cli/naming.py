@@ -1,4 +1,4 @@
-"""Which file of a folder is which image or map: by place and name alone, nothing is opened.
+"""Which file of a folder is which image or map: by place and name, for maps of dmp by their mark.
 
 A name is the path below the folder of images or maps, without suffix, without `.TASK` and, behind
 that, the `.16` of 16-bit pictures: `sub/a` of depth/sub/a.png and of images/sub/a.depth.16.png.
@@ -9,7 +9,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePath
 
-from dmp_cli import jobs
+from dmp_cli import jobs, marks
 from dmp_cli.errors import ImageError, UsageError
 from dmp_cli.mapfiles import SUFFIXES
 from dmp_cli.tasks import TASKS, Task
@@ -51,15 +51,20 @@ def maps(root: Path, task: Task) -> Named:
         leave_out = _task_folders() if base == root else ()
         for name, files in _named(base, SUFFIXES, marks, leave_out).items():
             found.setdefault(name, []).extend(files)
-        _add_layers(found, base, leave_out)
+        _add_layers(found, base, task, leave_out)
     return {name: _meant(files) for name, files in found.items()}
 
 
-def _add_layers(found: Named, folder: Path, leave_out: Collection[str]) -> None:
-    """Add to a map that is a mere picture to look at the EXR of its name: layers of all tasks."""
+def _add_layers(found: Named, folder: Path, task: Task, leave_out: Collection[str]) -> None:
+    """Add the EXR files in which dmp wrote the map as a layer, where no data of it lie beside.
+
+    An EXR file of that name may as well be the photograph: its header tells.
+    """
     for name, files in _named(folder, (".exr",), ("",), leave_out).items():
-        if name in found and all(map(is_picture, found[name])):
-            found[name] += files
+        there = found.get(name, [])
+        if all(map(is_picture, there)):
+            layers = [path for path in files if task.name in marks.layers(path)]
+            found |= {name: there + layers} if layers else {}
 
 
 def loose_maps(folder: Path, task: Task) -> Named:
@@ -69,7 +74,7 @@ def loose_maps(folder: Path, task: Task) -> Named:
     """
     leave_out = {*IMAGE_FOLDERS, *_task_folders()} - {*words(task)}
     found = _named(folder, SUFFIXES, (task.name,), leave_out)
-    _add_layers(found, folder, leave_out)
+    _add_layers(found, folder, task, leave_out)
     found = found or _named(folder, SUFFIXES, ("",), leave_out)
     return {name: _meant(files) for name, files in found.items()}
 
@@ -150,7 +155,10 @@ def _rank(path: Path) -> int:
 
 
 def _walk(folder: Path, suffixes: Collection[str], leave_out: Collection[str]) -> Iterator[Path]:
-    """Files below a folder, sorted, but for hidden ones and folders of the names to leave out."""
+    """Files below a folder, sorted, but for hidden ones and folders of the names to leave out.
+
+    Nor those that dmp writes beside maps: pictures of all maps of an image, and legends.
+    """
 
     def refuse(error: OSError) -> None:
         raise UsageError(f"{error.filename}: cannot be read: {error.strerror}") from error
@@ -161,7 +169,9 @@ def _walk(folder: Path, suffixes: Collection[str], leave_out: Collection[str]) -
         )
         for name in sorted(names):
             path = Path(above, name)
-            if not name.startswith(".") and path.suffix.lower() in suffixes and _is_file(path):
+            if name.startswith(".") or path.suffix.lower() not in suffixes or not _is_file(path):
+                continue
+            if not (path.stem.endswith(f".{jobs.SIDE_BY_SIDE}") or marks.is_legend(path)):
                 yield path
 
 

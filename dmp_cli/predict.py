@@ -16,6 +16,7 @@ from dmp_cli.backbone import Backbone, quiet, read_schedule
 from dmp_cli.device import Placement, choose, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import ImageError, ResourceError, UsageError
+from dmp_cli.outputs import panels
 from dmp_cli.plan import Options, Plan, Settings
 from dmp_cli.weights import Recipe, Source
 
@@ -24,7 +25,6 @@ Drawn = Array | ImageError  # what the network drew: float32 [h, w, 3] around [-
 
 _RESERVE, _PER_IMAGE = 3 << 30, 1 << 30  # bytes of a CUDA device; per 512 x 512 image
 _MOST = 8  # images at once, chosen automatically
-_PANEL = 512  # pixels
 _LARGEST = 16_000_000  # pixels of the network's picture with size 0
 
 
@@ -135,7 +135,7 @@ class Predictor:
             if fitted[0] * fitted[1] > max(_LARGEST, images.BUDGET * size * size):
                 raise ImageError(f"{width}x{height} is too large for --size 0; give a --size")
             pictures[size] = images.fit(pixels.rgb, fitted)
-        shown = images.fit(pixels.rgb, _shown(height, width)) if self._shows() else None
+        shown = images.fit(pixels.rgb, panels.lowered(height, width)) if self._shows() else None
         return Prepared(height, width, pictures, pixels.notes, shown)
 
     def _shows(self) -> bool:
@@ -210,12 +210,6 @@ class Predictor:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0]
-
-
-def _shown(height: int, width: int) -> tuple[int, int]:
-    """The size at which an input is shown beside its maps: not higher than _PANEL."""
-    high = min(height, _PANEL)
-    return high, max(round(width * high / height), 1)
 
 
 def sampling(recipe: Recipe) -> Sampling:

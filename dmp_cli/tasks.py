@@ -209,20 +209,17 @@ def _preview_depth(depth: Array, view: View) -> Picture:
 
 def _pack_depth(depth: Array, view: View) -> Packed:
     """0 where there is no depth; else `metres_at_zero + metres_per_step * value`."""
-    near, far = view.ends or (0.0, 0.0)
-    if view.ends is None:
-        first, step, zero = 0, view.unit, 0.0
-    else:
-        first, step = 1, max(far - near, 1e-6) / 65534
-        zero = near - step
-    finite: Array = np.isfinite(depth)
-    steps = np.rint((np.where(finite, depth, zero) - zero) / step)
-    cut = finite & ((steps < first) | (steps > 65535))
-    values = np.where(finite, np.clip(steps, first, 65535), 0).astype(np.uint16)
+    near, far = view.ends or (view.unit, 65535 * view.unit)
+    step = view.unit if view.ends is None else max(far - near, 1e-6) / 65534
+    zero = 0.0 if view.ends is None else near - step
+    finite = np.isfinite(depth)
+    metres = np.where(finite, depth, near).astype(np.float64)
+    steps = np.clip(np.rint((metres - zero) / step), 1, 65535)
+    cut = np.abs(zero + step * steps - metres) > 0.5001 * step
     text = {"metres_per_step": repr(step), "metres_at_zero": repr(zero)}
     if view.ends:
         text |= {"near": f"{near:.6g} m", "far": f"{far:.6g} m"}
-    return Packed(values, text, int(cut.sum()))
+    return Packed(np.where(finite, steps, 0).astype(np.uint16), text, int(cut.sum()))
 
 
 # normals -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "dmp_cli"
 # Each group imports only groups before it; members of a group do not import each other.
 GROUPS = (
     {"errors", "__init__"},
-    {"files", "classes", "colour", "plan", "inputs.__init__", "outputs.__init__"},
+    {"files", "classes", "colour", "plan", "marks", "inputs.__init__", "outputs.__init__"},
     {"inputs.planes", "inputs.pictures", "inputs.clip", "outputs.panels"},
     {"inputs.radiance", "inputs.tiffs", "inputs.video", "outputs.writers"},
     {"tasks", "jobs", "images", "device", "diffusion", "lora"},

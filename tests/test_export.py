@@ -17,7 +17,7 @@ from dmp_cli.jobs import EXTENSIONS
 from dmp_cli.outputs import export
 from dmp_cli.outputs.export import Span
 from dmp_cli.plan import EXR_LAYOUTS, FORMATS, Output
-from dmp_cli.tasks import TASKS, Array, Task, View, find, unit_vectors
+from dmp_cli.tasks import TASKS, Array, Coding, Task, View, find, unit_vectors
 
 RNG = np.random.default_rng(3)
 TEXT = {"Software": "dmp 1", "Task": "x"}
@@ -119,7 +119,7 @@ def test_each_exr_says_what_its_numbers_are(tmp_path: Path, name: str, space: st
 def test_what_half_cannot_hold_is_counted(tmp_path: Path) -> None:
     values = np.array([[1, 65504, 65505, 1e9], [np.inf, np.nan, -7e4, 0]], np.float32)
     layer, told = export.layer(find("shading"), values, "flat")
-    assert told == ["shading: 3 values beyond 65504 are infinite in EXR"]
+    assert told == ["shading: 2 values beyond 65504 are infinite in EXR"]
     export.save_exr(tmp_path / "a.exr", [layer], Output(), {})
     _, found = exr(tmp_path / "a.exr")["shading.R"]
     assert np.isinf(found[0, 3]) and np.isnan(found[1, 1]) and found[0, 1] == 65504  # noqa: PT018
@@ -221,10 +221,10 @@ def test_depth_past_sixteen_bits_is_cut_and_counted(tmp_path: Path) -> None:
     )
     assert (
         told
-        == "a.png: 2 of 6 pixels are cut to what fits; --depth-unit or --range can make them fit"
+        == "a.png: 3 of 6 pixels are cut to what fits; --depth-unit or --range can make them fit"
     )
     assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [
-        [1000, 65535, 65535, 65535, 0, 0]
+        [1000, 65535, 65535, 65535, 0, 1]
     ]
 
 
@@ -301,3 +301,29 @@ def test_only_light_is_declared_as_srgb(tmp_path: Path, name: str) -> None:
             assert (image.info.get("ColorSpace") == "sRGB") is light
     with tifffile.TiffFile(saved(tmp_path, "tiff", name, a_map(name))) as file:
         assert ("lin_rec709_scene" in file.pages.first.description) is light
+
+
+@pytest.mark.parametrize("ends", [(5.0, 5.0), (7.9, 7.91), (1000.0, 1001.0), (5.0, 5.001)])
+def test_nothing_within_a_narrow_range_is_cut(ends: tuple[float, float]) -> None:
+    depth = np.linspace(*ends, 20, dtype=np.float32)[None]
+    covered = export.span(find("depth"), depth)
+    assert covered is not None
+    for view in (View(ends=(covered.least, covered.most)), View(unit=ends[1] / 60000)):
+        packed = find("depth").pack(depth, view)
+        assert packed.cut == 0
+        metres, text = packed.values.astype(np.float64), packed.text
+        metres = metres * float(text["metres_per_step"]) + float(text["metres_at_zero"])
+        np.testing.assert_allclose(metres, depth, atol=float(text["metres_per_step"]) * 0.51)
+
+
+@pytest.mark.parametrize("axes", ["opengl", "directx", "opencv", "-z x y"])
+@pytest.mark.parametrize("form", ["png16", "tiff16", "exr", "tiff"])
+def test_a_file_of_normals_says_its_axes(tmp_path: Path, axes: str, form: str) -> None:
+    task, truth = find("normals"), a_map("normals")
+    values = task.decode(truth, Coding(axes=axes))
+    path = tmp_path / f"a.normals.{EXTENSIONS[form]}"
+    if form == "exr":
+        export.save_exr(path, [export.layer(task, values, "flat")[0]], PLAIN, {"Axes": axes})
+    else:
+        export.save(path, form, task, values, View(), {"Axes": axes})
+    np.testing.assert_allclose(maps.read(path, task), truth, atol=1e-3)

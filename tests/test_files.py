@@ -51,17 +51,40 @@ def test_temporary_names_of_equal_processes_differ(tmp_path: Path) -> None:
     assert names[0] != names[1]
 
 
-@pytest.mark.parametrize("name", ["n" * 252 + ".png", "a\0b.png", "\ud800.png"])
-def test_a_name_that_cannot_be_is_the_images_fault(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ImageError, match="cannot be written"):
+@pytest.mark.parametrize(
+    ("name", "why", "hint"),
+    [
+        ("n" * 252 + ".png", "File name too long", "the name is too long: rename the input"),
+        ("a\0b.png", "no name of a file", "rename the input"),
+        ("\ud800.png", "no name of a file", "rename the input"),
+    ],
+)
+def test_a_name_that_cannot_be_is_the_images_fault(
+    tmp_path: Path, name: str, why: str, hint: str
+) -> None:
+    with pytest.raises(ImageError, match=f"cannot be written: {why}$") as raised:
         writers.write_npy(tmp_path / name, np.zeros(3))
+    assert raised.value.hint.startswith(hint)
+    assert ".dmp-" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_of_a_writer_is_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such type"):
+        files.write(tmp_path / "x.png", fail(ValueError("no such type")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_without_a_number_is_told_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="cannot be written: encoder error -2"):
+        files.write(tmp_path / "x.png", fail(OSError("encoder error -2")))
 
 
 def test_a_folder_under_the_name_is_the_images_fault(tmp_path: Path) -> None:
     (tmp_path / "x.npy").mkdir()
-    with pytest.raises(ImageError, match="cannot be written"):
+    with pytest.raises(ImageError, match=r"x\.npy cannot be written: Is a directory$") as raised:
         writers.write_npy(tmp_path / "x.npy", np.zeros(3))
+    assert raised.value.hint == "a folder has this name: choose another -o"
 
 
 @pytest.mark.parametrize("name", ["-x.npy", "a\nb.npy", os.fsdecode(b"caf\xe9.npy"), "海.npy"])
@@ -112,8 +135,10 @@ def test_check_writable_of_a_folder_that_is_read_only(tmp_path: Path) -> None:
 
 def test_a_file_where_a_folder_should_be_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "sub").touch()
-    with pytest.raises(ImageError, match="cannot be written"):
-        writers.write_npy(tmp_path / "sub" / "a.npy", np.zeros(3))
+    for name in ("sub/a.npy", "sub/below/a.npy"):
+        with pytest.raises(ImageError, match=r"a\.npy cannot be written: [A-Z]") as raised:
+            writers.write_npy(tmp_path / name, np.zeros(3))
+        assert "a file has the name of a folder" in raised.value.hint
 
 
 def test_write_shows_no_final_name_before_its_end(tmp_path: Path) -> None:

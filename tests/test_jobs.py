@@ -5,10 +5,13 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from dmp_cli import jobs
+from dmp_cli import jobs, marks
 from dmp_cli.errors import NoInputError, UsageError
+from dmp_cli.outputs import legend, writers
 from dmp_cli.plan import Output
 from dmp_cli.tasks import TASKS
 
@@ -119,7 +122,7 @@ def test_no_input(inputs: tuple[str, ...]) -> None:
     with pytest.raises(NoInputError) as raised:
         find(*inputs)
     assert all(name in str(raised.value) for name in inputs)
-    assert ".png" in raised.value.hint
+    assert {".png", ".exr", ".mp4"} <= {*raised.value.hint.split()}
 
 
 def test_unreadable_folder_below_is_noted(
@@ -290,10 +293,76 @@ def test_outputs_elsewhere_and_pictures_in_the_output_folder_are_inputs() -> Non
     assert below("in", "out", "outer") == ["a.depth.png", "photo.png", "b.depth.png"]
 
 
-def test_only_own_outputs_are_no_input() -> None:
+@pytest.mark.parametrize("argument", ["out", "out/*.png", "out/a.depth.png"])
+def test_only_own_outputs_are_no_input(argument: str) -> None:
     touch("out/a.depth.png")
-    with pytest.raises(NoInputError):
-        find("out")
+    with pytest.raises(NoInputError, match="no image but outputs of dmp in out") as raised:
+        find(argument)
+    assert raised.value.hint == "choose another -o"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.depth.png"], "passed over 1 output of dmp in in"),
+        (["a.depth.png", "a.seg.png", "a.normals.exr"], "passed over 2 outputs of dmp in in"),
+    ],
+)
+def test_outputs_that_are_passed_over_are_counted(
+    notes: list[str], names: list[str], expected: str
+) -> None:
+    touch("in/a.jpg", *(f"in/{name}" for name in names))
+    find("in", out="in", notes=notes)
+    assert notes == [expected]
+
+
+def test_an_output_that_is_named_is_told_with_what_to_do(notes: list[str]) -> None:
+    touch("in/a.jpg", "in/a.depth.png")
+    assert below("in/a.jpg", "in/a.depth.png", out="in", notes=notes) == ["a.jpg"]
+    assert notes == [
+        "passed over a.depth.png: an output of dmp in in; "
+        "choose another -o to predict from what dmp wrote"
+    ]
+
+
+def test_a_legend_is_told_by_its_text_not_by_its_name(notes: list[str]) -> None:
+    touch("in/a.png")
+    Image.new("RGB", (8, 8)).save("in/labels.png")
+    assert below("in", out="in", notes=notes) == ["a.png", "labels.png"]
+    legend.write(Path("in"))
+    legend.write(Path("in/earlier"))
+    assert below("in", out="in", notes=notes) == ["a.png"]
+    assert notes[-1] == "skipped 2 files without an image suffix: labels.json, labels.json"
+
+
+def exr(path: str, text: dict[str, str]) -> None:
+    Path(path).parent.mkdir(exist_ok=True)
+    plane = writers.Channel("Y", np.zeros((2, 2)), "half")
+    writers.write_exr(Path(path), [plane], text)
+
+
+def test_layers_of_a_file() -> None:
+    exr("a.exr", {"dmp:Task": "depth,albedo", "z": "dmp:Task"})
+    exr("b.exr", {"z": "dmp:Task"})
+    touch("c.exr")
+    found = [marks.layers(Path(name)) for name in ("a.exr", "b.exr", "c.exr", "d.exr", "a.png")]
+    assert found == [("depth", "albedo"), (), (), (), ()]
+
+
+@pytest.mark.parametrize("form", [("exr",), ("png", "exr")])
+def test_layers_replace_no_file_of_others(form: tuple[str, ...]) -> None:
+    exr("in/plate.exr", {})
+    item = jobs.Input(Path("in/plate.png"), Path("plate.png"))
+
+    def planned(tasks: tuple[str, ...], merged: bool) -> list[jobs.Job]:
+        return jobs.plan_targets([item], Path("in"), tasks, Output(form, merged=merged))
+
+    with pytest.raises(UsageError, match=r"in/plate\.exr would be overwritten, and dmp did not"):
+        planned(("depth", "albedo"), True)
+    assert planned(("depth", "albedo"), False)
+    assert planned(("depth",), True)
+    exr("in/plate.exr", {"dmp:Task": "depth"})
+    assert planned(("depth", "albedo"), True)
 
 
 # Lists ------------------------------------------------------------------------------------
@@ -350,6 +419,20 @@ def test_list_leaves_out_blank_lines_duplicates_and_folders(notes: list[str]) ->
 def test_empty_list(lines: tuple[str, ...]) -> None:
     with pytest.raises(NoInputError, match="names no file"):
         listed(*lines)
+
+
+def test_list_of_own_outputs_says_so(notes: list[str]) -> None:
+    touch("a.jpg")
+    tasks = tuple(TASKS)
+    jobs.from_list(
+        ["a.jpg", "out/a.depth.png", "out/b.depth.png"], Path("out"), notes.append, tasks
+    )
+    assert notes == [
+        "passed over a.depth.png, b.depth.png: outputs of dmp in out; "
+        "choose another -o to predict from what dmp wrote"
+    ]
+    with pytest.raises(NoInputError, match="names no image but outputs of dmp in out"):
+        jobs.from_list(["out/a.depth.png"], Path("out"), notes.append, tasks)
 
 
 # Targets ----------------------------------------------------------------------------------
@@ -424,3 +507,72 @@ def test_odd_names(name: str) -> None:
     assert found == [(f"in/{name}", name)]
     assert plan(found)[0] == f"out/{name.removesuffix('.png')}.depth.png"
     assert below("in/*") == [name]
+
+
+@pytest.mark.parametrize("out", ["in", "link", "./in/../in"])
+def test_a_target_below_an_input_that_is_a_file_is_refused(out: str) -> None:
+    """With --keep-suffix the frames of in/c.mp4 go to in/c.mp4/, which is the clip."""
+    touch("in/c.mp4")
+    Path("link").symlink_to("in")
+    items = [jobs.Input(Path("in/c.mp4"), Path("c.mp4"), frame) for frame in range(2)]
+    with pytest.raises(
+        UsageError, match=r"input .*in/c\.mp4 is no folder|link/c\.mp4 is no folder"
+    ):
+        jobs.plan_targets(items, Path(out), ("depth",), Output(), keep_suffix=True)
+    assert jobs.plan_targets(items, Path(out), ("depth",), Output())
+
+
+# Movies -----------------------------------------------------------------------------------
+
+
+def movies(*inputs: str, tasks: tuple[str, ...] = ("depth",)) -> list[jobs.Movie]:
+    """Of paths below in/; a clip has two frames."""
+    items = [
+        jobs.Input(path, Path(name), frame)
+        for name in inputs
+        for path in [Path("in", name)]
+        for frame in (range(2) if path.suffix == ".mp4" else [None])
+    ]
+    return jobs.plan_movies(
+        jobs.plan_targets(items, Path("out"), tasks, Output()), Path("out"), tasks
+    )
+
+
+def test_a_movie_for_each_clip_and_folder() -> None:
+    found = movies("a.png", "s/b.png", "s/c.png", "s/d.mp4")
+    assert [(str(one.target), str(one.source), one.is_clip) for one in found] == [
+        ("out/sequence.depth.mp4", "in", False),
+        ("out/s.depth.mp4", "in/s", False),
+        ("out/s/d.depth.mp4", "in/s/d.mp4", True),
+    ]
+    assert [[str(path) for path in one.pictures] for one in found[1:]] == [
+        ["out/s/b.depth.png", "out/s/c.depth.png"],
+        ["out/s/d/000001.depth.png", "out/s/d/000002.depth.png"],
+    ]
+
+
+def test_a_movie_for_each_task() -> None:
+    names = [one.target.name for one in movies("a.mp4", tasks=("depth", "normals"))]
+    assert names == ["a.depth.mp4", "a.normals.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "both"),
+    [
+        (("a.png", "sequence/b.png"), "in and in/sequence would both"),
+        (("a.mp4", "a/b.png"), "in/a.mp4 and in/a would both"),
+        (("A/b.png", "a.mp4"), "in/A and in/a.mp4 would both"),
+    ],
+)
+def test_two_movies_of_one_name(inputs: tuple[str, ...], both: str) -> None:
+    with pytest.raises(UsageError, match=both) as raised:
+        movies(*inputs)
+    assert raised.value.hint == "run them into two folders"
+
+
+def test_a_movie_replaces_no_input() -> None:
+    items = [jobs.Input(Path("out/a.depth.mp4"), Path("x/b.mp4"), 0),
+             jobs.Input(Path("in/a.mp4"), Path("a.mp4"), 0)]  # fmt: skip
+    todo = jobs.plan_targets(items, Path("out"), ("depth",), Output())
+    with pytest.raises(UsageError, match=r"input out/a\.depth\.mp4 would be overwritten"):
+        jobs.plan_movies(todo, Path("out"), ("depth",))

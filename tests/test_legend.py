@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dmp_cli import marks
 from dmp_cli.classes import ade20k, nearest_class
 from dmp_cli.errors import ImageError
 from dmp_cli.outputs import legend
@@ -64,6 +65,7 @@ def test_the_picture_holds_text_beside_each_colour() -> None:
 def test_write(tmp_path: Path) -> None:
     paths = legend.write(tmp_path, iter((0, 3)))
     assert [path.name for path in paths] == ["labels.json", "labels.png"]
+    assert all(map(marks.is_legend, paths))
     assert json.loads(paths[0].read_text()) == legend.labels((0, 3))
     with Image.open(paths[1]) as image:
         assert (np.asarray(image) == legend.picture((0, 3))).all()

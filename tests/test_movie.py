@@ -191,13 +191,13 @@ def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         movie.write(tmp_path / "a.mp4", [picture(0)], RATE)
 
 
-# Sequences --------------------------------------------------------------------------------
+# Order ------------------------------------------------------------------------------------
 
 
-def test_sequences() -> None:
-    names = ["b/f10.png", "a/x.png", "b/f9.png", "b/F 1.png", "a/003.png", "b/f9.5.png", "a/10.png"]
-    found = movie.sequences(map(Path, names))
-    assert {str(folder): [path.name for path in paths] for folder, paths in found.items()} == {
-        "b": ["F 1.png", "f9.png", "f9.5.png", "f10.png"],
-        "a": ["003.png", "10.png", "x.png"],
-    }
+@pytest.mark.parametrize(
+    "expected",
+    [["F 1.png", "f9.png", "f9.5.png", "f10.png"], ["003.png", "10.png", "x.png"]],
+)
+def test_order_of_pictures(expected: list[str]) -> None:
+    for names in (expected, expected[::-1]):
+        assert [path.name for path in movie.in_order(map(Path, names))] == expected

@@ -1,13 +1,16 @@
 """Which file is which image or map, and that training and evaluation are of one mind about it."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dmp_cli import data, matching, naming, survey
 from dmp_cli.errors import ImageError, NoInputError
-from dmp_cli.tasks import TASKS, find
+from dmp_cli.outputs import legend, writers
+from dmp_cli.tasks import TASKS, Task, find
 
 
 def lay(root: Path, names: str) -> Path:
@@ -132,8 +135,50 @@ def test_of_the_formats_of_a_map_the_most_exact_is_read(tmp_path: Path, form: st
     assert naming.loose_maps(tmp_path, find("depth")) == {"a": [tmp_path / f"a.depth.{form}"]}
 
 
-def test_layers_of_an_image_are_read_where_its_map_is_a_mere_picture(tmp_path: Path) -> None:
-    for name in ("a.depth.png", "a.exr", "b.depth.npy", "b.exr", "c.exr"):
-        (tmp_path / name).touch()
-    found = naming.loose_maps(tmp_path, find("depth"))
-    assert found == {"a": [tmp_path / "a.exr"], "b": [tmp_path / "b.depth.npy"]}
+def write_layers(path: Path, tasks: str = "") -> None:
+    """An EXR file with the maps of these tasks, or a photograph."""
+    plane = writers.Channel("Y", np.zeros((2, 2)), "half")
+    writers.write_exr(path, [plane], {"dmp:Task": tasks} if tasks else {})
+
+
+@pytest.mark.parametrize("place", [naming.loose_maps, naming.maps])
+def test_layers_of_an_image_are_read_where_there_is_no_other_map_of_data(
+    tmp_path: Path, place: Callable[[Path, Task], naming.Named]
+) -> None:
+    lay(tmp_path, "a.depth.png b.depth.npy d.depth.png e.depth.png")
+    for name in "abc":
+        write_layers(tmp_path / f"{name}.exr", "depth,albedo")
+    write_layers(tmp_path / "d.exr", "albedo")
+    write_layers(tmp_path / "e.exr")
+    assert found(tmp_path, place(tmp_path, find("depth"))) == {
+        "a": ["a.exr"], "b": ["b.depth.npy"], "c": ["c.exr"],
+        "d": ["d.depth.png"], "e": ["e.depth.png"],
+    }  # fmt: skip
+
+
+def test_layers_beside_the_images_of_a_data_set(tmp_path: Path) -> None:
+    lay(tmp_path, "images/a.png images/b.png")
+    write_layers(tmp_path / "images/a.exr", "depth,normals")
+    write_layers(tmp_path / "images/b.exr")
+    maps = naming.maps(tmp_path, find("normals"))
+    assert found(tmp_path, maps) == {"a": ["images/a.exr"]}
+
+
+def test_a_photograph_beside_a_picture_of_its_map_is_no_map(tmp_path: Path) -> None:
+    lay(tmp_path, "plate.albedo.png")
+    write_layers(tmp_path / "plate.exr")
+    maps = naming.loose_maps(tmp_path, find("albedo"))
+    assert found(tmp_path, maps) == {"plate": ["plate.albedo.png"]}
+
+
+def test_what_dmp_writes_beside_maps_is_neither_image_nor_map(tmp_path: Path) -> None:
+    lay(tmp_path, "a.png a.side-by-side.png sub/b.png sub/b.side-by-side.png seg/a.png")
+    lay(tmp_path, "seg/a.side-by-side.png")
+    legend.write(tmp_path)
+    legend.write(tmp_path / "seg")
+    task = find("segmentation")
+    assert list(naming.images(tmp_path)) == ["a", "sub/b"]
+    assert list(naming.maps(tmp_path, task)) == ["a"]
+    assert list(naming.loose_maps(tmp_path / "seg", task)) == ["a"]
+    lay(tmp_path / "other", "labels.png")
+    assert list(naming.images(tmp_path / "other")) == ["labels"]

@@ -122,7 +122,45 @@ def test_all_pictures_of_a_run_have_one_range(photos: Path, weights: Path, tmp_p
         np.testing.assert_allclose(found, depth, atol=1e-4)
     steps = {text(result.job.targets["depth", "png16"])["metres_per_step"] for result in results}
     assert len(steps) == 1
-    assert [path for path in tmp_path.rglob(".*") if path.is_file()] == []
+    assert list(tmp_path.rglob(".dmp-*")) == []
+
+
+def test_float_files_do_not_wait_for_the_run(photos: Path, weights: Path, tmp_path: Path) -> None:
+    results = run(weights, photos, tmp_path, "depth", formats=("exr", "npy", "tiff"), range="run")
+    assert [result.done for result in results] == [True] * 3
+    assert [len(result.written) for result in results] == [3] * 3
+
+
+@pytest.mark.parametrize(
+    ("formats", "range_"), [(("png", "exr"), "auto"), (("exr", "npy", "png"), "run")]
+)
+def test_a_format_that_cannot_be_written_takes_no_other_with_it(
+    photos: Path, weights: Path, tmp_path: Path, formats: tuple[str, ...], range_: str
+) -> None:
+    (tmp_path / "a.depth.png").mkdir()
+    (result,) = done(
+        run(weights, photos / "a.png", tmp_path, "depth", "albedo", formats=formats, merged=True,
+            range=range_)
+    )  # fmt: skip
+    (error,) = result.errors
+    assert "a.depth.png cannot be written" in error
+    assert "Z" in channels(tmp_path / "a.exr")
+    assert set(result.job.targets) - set(result.made) == {("depth", "png")}
+
+
+def test_what_is_lost_aside_fails_one_image(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, seen = np.load, []
+
+    def lossy(path: Path) -> object:
+        seen.append(path)
+        return load(path) if len(seen) > 1 else load(path.with_suffix(".gone"))
+
+    monkeypatch.setattr(np, "load", lossy)
+    results = done(run(weights, photos, tmp_path, "depth", range="run"))
+    assert sorted(len(result.errors) for result in results) == [0, 0, 1]
+    assert any("lost what was kept" in error for result in results for error in result.errors)
 
 
 def test_each_picture_has_its_own_range_otherwise(

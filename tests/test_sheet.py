@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dmp_cli import marks
 from dmp_cli.errors import ResourceError
 from dmp_cli.outputs import panels, sheet
 from dmp_cli.outputs.sheet import Page, Row
@@ -463,3 +464,13 @@ def test_in_a_browser(tmp_path: Path, browser: list[str]) -> None:
     assert said["closed"] == "0 closed"
     assert said["filtered"] == "true,false,true 1 of 3"
     assert said["address"] == "#r2.input8 open"
+
+
+def test_pages_are_known_before(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.html"
+    assert sheet.pages(path, 0) == sheet.pages(path, 200) == [path]
+    with Page(path, "Run", ["depth"], {}) as page:
+        for number in range(201):
+            page.add(Row(str(number)))
+    assert sorted(sheet.pages(path, 201)) == sorted(tmp_path.glob("*.html"))
+    assert all(map(marks.is_page, sheet.pages(path, 201)))

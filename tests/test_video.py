@@ -519,14 +519,16 @@ def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     clips = video.Clips(LIMIT)
     for ask in (lambda: clip.describe(path), clip.require, lambda: clips.frame(path, 0)):
-        with pytest.raises(UsageError, match="video needs PyAV") as refused:
+        with pytest.raises(ImageError, match="video needs PyAV") as refused:
             ask()
         assert refused.value.hint == "pip install 'dmp-predict[video]'"
+    with pytest.raises(UsageError, match="video needs PyAV"):  # before anything is predicted
+        clip.require(writing=True)
 
 
 def test_pyav_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(av, "__version__", "17.1.0")
-    with pytest.raises(UsageError, match=r"video needs PyAV 18, not 17\.1\.0"):
+    with pytest.raises(ImageError, match=r"video needs PyAV 18, not 17\.1\.0"):
         clip.require()
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dmp_cli import plan
 from dmp_cli.plan import (
     DTYPES,
     EXR_COMPRESSIONS,
@@ -206,9 +207,9 @@ Range = Annotated[
                  "run, or from LO to HI; auto: pictures of each image, 16 bits by --depth-unit."),
 ]  # fmt: skip
 DepthUnit = Annotated[
-    float,
-    typer.Option(help="Metres of a step of 16-bit depth.", metavar="METRES",
-                 rich_help_panel=LOOKS),
+    float | None,
+    typer.Option(help=f"Metres of a step of 16-bit depth ({plan.Output.depth_unit}), with "
+                 "--range auto.", metavar="METRES", rich_help_panel=LOOKS),
 ]  # fmt: skip
 SegFormat = Annotated[
     str,

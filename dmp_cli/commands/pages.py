@@ -1,15 +1,16 @@
 """What is made of all maps of a run: a page of thumbnails, and movies."""
 
 import json
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 from dmp_cli import __version__
 from dmp_cli.commands.report import Talk, count, shown
-from dmp_cli.commands.run_options import RunOptions
 from dmp_cli.errors import ImageError
-from dmp_cli.jobs import SIDE_BY_SIDE, Glance, Job, Result
+from dmp_cli.jobs import SIDE_BY_SIDE, Glance, Movie, Result
 from dmp_cli.outputs.sheet import Page, Row
 from dmp_cli.plan import Plan
 from dmp_cli.weights import Recipe
@@ -44,35 +45,73 @@ def _row(result: Result) -> Row:
     )  # fmt: skip
 
 
-def movies(todo: list[Job], names: Iterable[str], options: RunOptions, talk: Talk) -> int:
-    """Make an mp4 of the pictures of each clip and each folder; returns how many failed."""
-    from dmp_cli import mapfiles
-    from dmp_cli.inputs import clip
-    from dmp_cli.outputs import movie
+def gathered(results: Iterable[Result], pictures: set[Path]) -> Iterator[Result]:
+    """The same results; the pictures that they made are put into `pictures` as they pass."""
+    for result in results:
+        if result.done:
+            pictures.update(result.job.targets[key] for key in result.made if key[1] == "png")
+        yield result
 
+
+def make(
+    movies: Iterable[Movie], made: Collection[Path], plan: Plan, fps: float | None, talk: Talk
+) -> int:
+    """Make the movies, each of those of its pictures that this run made; returns how many failed.
+
+    Without `fps`, that of a clip has its rate, another 24 pictures a second.
+    """
     failed = 0
-    by_folder = {job.targets[task, "png"].parent: job for job in todo for task in names}
-    for task in names:
-        pictures = (job.targets[task, "png"] for job in todo)
-        there = [path for path in pictures if path.exists()]
-        for folder, members in movie.sequences(there).items():
-            job = by_folder[folder]
-            base = options.output / "sequence" if folder == options.output else folder
-            target = base.with_name(f"{base.name}.{task}.mp4")
-            try:
-                rate = options.fps or (24 if job.frame is None else clip.describe(job.source).rate)
-                movie.write(target, members, Fraction(rate), mapfiles.text(members[0]))
-            except ImageError as error:
-                talk.fail(f"failed: {shown(target)}: {error}")
-                failed += 1
-                continue
-            talk.note(f"{shown(target)}: {count(len(members), 'picture')}")
-            _tell(job, task, target, talk)
+    for movie in movies:
+        start = time.monotonic()
+        pictures = [path for path in movie.pictures if path in made]
+        error = _encode(movie, pictures, plan, fps)
+        left_out = len(movie.pictures) - len(pictures)
+        notes = [f"{count(left_out, 'picture')} left out, which could not be made"]
+        record = _record(movie, error, notes if left_out else [], time.monotonic() - start)
+        if error:
+            talk.fail(f"failed: {shown(movie.target)}: {error}")
+            failed += 1
+        else:
+            talk.note(f"{shown(movie.target)}: {count(len(pictures), 'picture')}")
+        if talk.as_json:
+            talk.output(json.dumps(record))
+        elif not error:
+            talk.output(str(movie.target))
     return failed
 
 
-def _tell(job: Job, task: str, target: Path, talk: Talk) -> None:
-    source = job.source if job.frame is not None else job.source.parent
-    made = {"task": task, "format": "mp4", "path": str(target)}
-    record = {"input": str(source), "status": "done", "outputs": [made]}
-    talk.output(json.dumps(record) if talk.as_json else str(target))
+def _encode(movie: Movie, pictures: list[Path], plan: Plan, fps: float | None) -> str:
+    """Write the movie; returns why it could not be."""
+    from dmp_cli.inputs import clip
+    from dmp_cli.outputs.movie import in_order, write
+
+    try:
+        rate = Fraction(fps or (clip.describe(movie.source).rate if movie.is_clip else 24))
+        text = _tags(movie, pictures[0], plan) if pictures else {}
+        write(movie.target, in_order(pictures), rate, text)
+    except ImageError as error:
+        return f"{error}; {error.hint}" if error.hint else str(error)
+    return ""
+
+
+def _tags(movie: Movie, picture: Path, plan: Plan) -> dict[str, str]:
+    """What a picture says of itself, without what is true of that picture alone."""
+    from dmp_cli import mapfiles
+
+    text = mapfiles.text(picture)
+    if plan.output.range in ("auto", "image"):
+        text = {key: value for key, value in text.items() if key not in ("near", "far")}
+    return {**text, "Source": Path(os.path.abspath(movie.source)).name}
+
+
+def _record(movie: Movie, error: str, notes: list[str], seconds: float) -> dict[str, object]:
+    """With the keys that the record of an input has."""
+    made = {"task": movie.task, "format": "mp4", "path": str(movie.target)}
+    return {
+        "input": str(movie.source),
+        "status": "failed" if error else "done",
+        "outputs": [] if error else [made],
+        "errors": [error] if error else [],
+        "notes": notes,
+        "seconds": round(seconds, 4),
+    }

@@ -1,7 +1,7 @@
 """The words of options -> values; what makes no sense is refused with what is known."""
 
 from dmp_cli.errors import UsageError
-from dmp_cli.plan import FORMATS, RANGES
+from dmp_cli.plan import FORMATS, RANGES, Output
 
 
 def one_of(flag: str, word: str, words: tuple[str, ...]) -> str:
@@ -61,10 +61,17 @@ def colormap(name: str) -> str:
     return names[name.lower()]
 
 
-def depth_unit(metres: float) -> float:
-    """Metres of a step of 16-bit depth; UsageError if it is no length."""
-    if not 0 < metres < float("inf"):
-        raise UsageError(f"--depth-unit {metres:g}: must be metres above 0")
+def depth_unit(metres: float | None, span: str) -> float:
+    """Metres of a step of 16-bit depth; UsageError if it is no length, or the range sets it."""
+    if metres is None:
+        return Output.depth_unit
+    if span != "auto":
+        raise UsageError(
+            f"--depth-unit {metres:g}: with --range {span} the range decides what a step is",
+            "leave out one of them",
+        )
+    if not 1e-9 <= metres <= 1e6:
+        raise UsageError(f"--depth-unit {metres:g}: must be metres from 1e-9 to 1e6")
     return metres
 
 
@@ -75,8 +82,10 @@ def exposure(stops: float) -> float:
     return stops
 
 
-def fps(number: float | None) -> float | None:
-    """Pictures a second; UsageError unless above 0."""
+def fps(number: float | None, video: bool) -> float | None:
+    """Pictures a second; UsageError unless above 0, or if no movie is made."""
+    if number is not None and not video:
+        raise UsageError(f"--fps {number:g}: there is no movie without --video", "add --video")
     if number is not None and not 0 < number < 1000:
         raise UsageError(f"--fps {number:g}: must be above 0 and below 1000")
     return number

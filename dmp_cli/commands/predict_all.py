@@ -39,5 +39,7 @@ def predict_all(
 
     dmp predict-all 'shots/**/*.exr' -o out/ --format exr --exr-layout blender
     """
-    names = tuple(row.name for row in tasks.find_several(only or list(tasks.TASKS)))
+    names = tuple(
+        row.name for row in tasks.find_several(list(tasks.TASKS) if only is None else only)
+    )
     run(options.plan(names, merged=not exr_per_task), inputs or [], options)

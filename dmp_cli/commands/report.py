@@ -92,6 +92,7 @@ def follow(results: Iterable[Result], total: int, talk: Talk) -> int:
                     continue
                 if bar.n == total:  # all have been seen once: now they are finished
                     bar.reset()
+                    bar.update(seen)
                 _tell(result, talk)
                 failed[shown(result.job.source)] += bool(result.errors)
                 maps += len(result.maps)

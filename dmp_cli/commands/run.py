@@ -6,32 +6,52 @@ from pathlib import Path
 
 import typer
 
-from dmp_cli import jobs, tasks
+from dmp_cli import jobs, marks, tasks
 from dmp_cli.catalogue import load
 from dmp_cli.commands import parse
-from dmp_cli.commands.pages import movies, on_page
+from dmp_cli.commands.pages import PAGE, gathered, make, on_page
 from dmp_cli.commands.report import Talk, count, follow, shown
 from dmp_cli.commands.run_options import RunOptions
 from dmp_cli.errors import ImageError, UsageError
+from dmp_cli.outputs import sheet
 from dmp_cli.plan import Plan
 from dmp_cli.weights import Recipe, completed, recipes, stands_in_for
 
 
 def run(plan: Plan, inputs: list[str], options: RunOptions) -> None:
     """Find the inputs, then predict them as planned, or print what would be written."""
-    parse.fps(options.fps)
+    parse.fps(options.fps, options.video)
     if options.video:
         _check_video(plan)
     talk = options.talk()
     found = list(_frames(_inputs(inputs, options, talk), talk))
     todo = jobs.plan_targets(found, options.output, plan.tasks, plan.output, options.keep_suffix)
+    _check_foreign(plan, todo, options)
+    movies = jobs.plan_movies(todo, options.output, plan.tasks) if options.video else []
     chosen = recipes(plan)
     if options.dry_run:
         for job in todo:
             for path in dict.fromkeys(job.targets.values()):
                 talk.output(str(path))
+        for movie in movies:
+            talk.output(str(movie.target))
         return
-    _predict(plan, chosen, todo, options, talk)
+    _prepare(plan, chosen, options, talk)
+    _predict(plan, chosen, todo, movies, options, talk)
+
+
+def _check_foreign(plan: Plan, todo: list[jobs.Job], options: RunOptions) -> None:
+    """UsageError if the legend or the contact sheet would replace a file that dmp did not write."""
+    files = []
+    if any(tasks.find(name).labels for name in plan.tasks):
+        files += [options.output / name for name in marks.LEGENDS]
+    if options.contact_sheet:
+        files += sheet.pages(options.output / PAGE, len(todo))
+    for path in filter(marks.foreign, files):
+        raise UsageError(
+            f"{path} would be overwritten, and dmp did not write it",
+            "move it, or choose another -o",
+        )
 
 
 def _check_video(plan: Plan) -> None:
@@ -42,26 +62,35 @@ def _check_video(plan: Plan) -> None:
     clip.require(writing=True)
 
 
-def _predict(
-    plan: Plan, chosen: list[Recipe], todo: list[jobs.Job], options: RunOptions, talk: Talk
-) -> None:
-    """Check device and output folder before a model is loaded, then run the plan and follow it."""
+def _prepare(plan: Plan, chosen: list[Recipe], options: RunOptions, talk: Talk) -> None:
+    """Check device and output folder before a model is loaded; say what class ids will mean."""
     from dmp_cli import files
     from dmp_cli.device import choose
 
     choose(plan.device, plan.dtype)
     files.check_writable(options.output)
+    _write_labels(plan, chosen, options.output, talk)
+
+
+def _predict(
+    plan: Plan,
+    chosen: list[Recipe],
+    todo: list[jobs.Job],
+    movies: list[jobs.Movie],
+    options: RunOptions,
+    talk: Talk,
+) -> None:
+    """Run the plan, follow it, and make the movies of what it made."""
     _tell_model(plan, chosen, talk)
     talk.detail(f"{count(len(todo), 'image')}; backbone {chosen[0].backbone}")
     from dmp_cli.engines import local
 
-    results = local.run(plan, todo, talk.note)
+    pictures: set[Path] = set()
+    results = gathered(local.run(plan, todo, talk.note, options.output), pictures)
     if plan.output.thumbnail:
         results = on_page(results, options.output, plan, chosen)
     failed = follow(results, len(todo), talk)
-    _write_labels(plan, chosen, options.output, talk)
-    if options.video:
-        failed += movies(todo, plan.tasks, options, talk)
+    failed += make(movies, pictures, plan, options.fps, talk)
     if failed:
         raise typer.Exit(3)
 
@@ -126,6 +155,9 @@ def _inputs(inputs: list[str], options: RunOptions, talk: Talk) -> list[jobs.Inp
     except OSError as error:
         raise UsageError(f"{files_from}: cannot be read: {error.strerror}") from error
     separator = "\0" if options.null else "\n"
-    lines = data.decode("utf-8", "surrogateescape").split(separator)
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    if "\0" in text and not options.null:
+        raise UsageError("the list is separated by NUL", "add -0")
+    lines = text.split(separator)
     names = lines if options.null else [line.removesuffix("\r") for line in lines]
     return jobs.from_list(names, output, talk.note, tuple(tasks.TASKS))

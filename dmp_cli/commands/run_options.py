@@ -48,7 +48,7 @@ class RunOptions:
     colormap: opt.Colormap = "Spectral"
     invert: opt.Invert = False
     range: opt.Range = "auto"
-    depth_unit: opt.DepthUnit = 0.001
+    depth_unit: opt.DepthUnit = None
     normals: opt.Normals = "opengl"
     classes: opt.Classes = None
     seg_format: opt.SegFormat = "palette"
@@ -73,7 +73,7 @@ class RunOptions:
         output = Output(
             formats=parse.formats(self.formats), colormap=parse.colormap(self.colormap),
             invert=self.invert, range=parse.depth_range(self.range),
-            depth_unit=parse.depth_unit(self.depth_unit),
+            depth_unit=parse.depth_unit(self.depth_unit, self.range),
             seg_format=parse.one_of("--seg-format", self.seg_format, SEG_FORMATS),
             exr_layout=parse.one_of("--exr-layout", self.exr_layout, EXR_LAYOUTS),
             exr_compression=parse.one_of(

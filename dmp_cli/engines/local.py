@@ -7,19 +7,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dmp_cli import files
+from dmp_cli import files, tasks
 from dmp_cli.engines import saving, steps
 from dmp_cli.engines.stream import batches, ordered_map
 from dmp_cli.inputs.video import Clips
 from dmp_cli.jobs import Job, Result
+from dmp_cli.outputs import export
 from dmp_cli.plan import Plan
 from dmp_cli.predict import Predictor
 
 
-def run(plan: Plan, jobs: Sequence[Job], note: Callable[[str], None]) -> Iterator[Result]:
+def run(
+    plan: Plan, jobs: Sequence[Job], note: Callable[[str], None], aside: Path | None = None
+) -> Iterator[Result]:
     """Load, then predict every job; results come as they are done, failed inputs among them.
 
-    `note` is told where it runs, and what is odd about the model. Raises ModelError or
+    `note` is told where it runs, and what is odd about the model. Maps that wait for the end of the
+    run lie in a hidden folder in `aside`, else beside the first output. Raises ModelError or
     ResourceError when the run as a whole cannot go on.
     """
     predictor = Predictor.from_plan(plan)
@@ -27,13 +31,13 @@ def run(plan: Plan, jobs: Sequence[Job], note: Callable[[str], None]) -> Iterato
     note(f"on {where.device} in {where.dtype_name} ({where.reason}), batches of {predictor.batch}")
     for text in predictor.notes:
         note(text)
-    return _stream(predictor, jobs)
+    return _stream(predictor, jobs, aside)
 
 
-def _stream(predictor: Predictor, jobs: Sequence[Job]) -> Iterator[Result]:
+def _stream(predictor: Predictor, jobs: Sequence[Job], aside: Path | None) -> Iterator[Result]:
     plan, batch = predictor.plan, predictor.batch
     ahead = 2 * (batch + plan.readers)
-    with closing(Clips(plan.max_pixels)) as clips, _aside(plan, jobs) as folder:
+    with closing(Clips(plan.max_pixels)) as clips, _kept_aside(plan, jobs, aside) as folder:
         read = partial(steps.read, predictor, clips)
         items = ordered_map(read, jobs, plan.readers, ahead)
         groups = batches(items, _shape, lambda: predictor.batch, 4 * batch)
@@ -46,10 +50,10 @@ def _stream(predictor: Predictor, jobs: Sequence[Job]) -> Iterator[Result]:
 
 
 @contextmanager
-def _aside(plan: Plan, jobs: Sequence[Job]) -> Iterator[Path]:
-    """A hidden folder beside the outputs for what waits, gone at the end, whatever the end is."""
-    beside = next(iter(jobs[0].targets.values())).parent if jobs else Path()
-    if plan.output.range != "run":
+def _kept_aside(plan: Plan, jobs: Sequence[Job], aside: Path | None) -> Iterator[Path]:
+    """A hidden folder for what waits, if anything does; gone at the end, whatever the end is."""
+    beside = aside or next((path.parent for job in jobs for path in job.targets.values()), Path())
+    if not any(export.set_aside(tasks.find(name), plan.output) for name in plan.tasks):
         yield beside
         return
     folder = files.hidden_folder(beside)

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,9 @@ from dmp_cli.engines.steps import Item, line
 from dmp_cli.errors import ImageError
 from dmp_cli.jobs import SIDE_BY_SIDE, Glance, Job, Result
 from dmp_cli.outputs import export, legend, panels, writers
+from dmp_cli.outputs.sheet import INPUT
 from dmp_cli.predict import Array, Predictor
-
-INPUT = "input"  # stands for a task where the input itself is shown
-PANEL = 512  # pixels of the height at which a picture is shown beside others
+from dmp_cli.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -51,66 +51,77 @@ class _Saving:
     classes: dict[int, float] = field(default_factory=dict)
 
     def add(self, name: str, values: Array) -> None:
-        """Write a map in all formats that can be written by now."""
+        """Write a map in all formats that can be written by now; one that fails stops no other."""
         task, look = tasks.find(name), self.predictor.plan.output
         self.notes += export.remarks(task, values)
-        covered = export.span(task, values)
-        for form in look.formats:
-            if form == "exr":
-                layer, told = export.layer(task, values, look.exr_layout)
-                self.layers.append((name, layer))
-                self.notes += told
-            elif not export.waits(task, form, look):
-                self._save(name, form, values, covered)
-        if task.metres and look.range == "run":
+        covered = export.span(task, values) if self._ranged(task) else None
+        if "exr" in look.formats:
+            layer, told = export.layer(task, values, look.exr_layout)
+            self.layers.append((name, layer))
+            self.notes += told
+        if export.set_aside(task, look):
             self.waiting[name], self.span = values, covered
         else:
             self._show(name, values, covered)
+        for form in look.formats:
+            if form != "exr" and not export.waits(task, form, look):
+                self._save(name, form, values, covered)
+
+    def _ranged(self, task: Task) -> bool:
+        """Whether something is made of a map for which its percentiles must be known."""
+        look = self.predictor.plan.output
+        formats = {"png", "png16", "tiff16"} & {*look.formats}
+        return task.metres and bool(look.thumbnail or look.side_by_side or formats)
 
     def complete(self, name: str, values: Array, covered: export.Span | None) -> None:
         """Write what waited, now that the span of the run is known."""
+        self._show(name, values, covered)
         for form in self.predictor.plan.output.formats:
             if export.waits(tasks.find(name), form, self.predictor.plan.output):
                 self._save(name, form, values, covered)
-        self._show(name, values, covered)
 
     def _save(self, name: str, form: str, values: Array, covered: export.Span | None) -> None:
         path, look = self.job.targets[name, form], self.predictor.plan.output
         text = origin(self.predictor, self.job, [name])
         shown = export.view(look, covered)
-        self.notes += export.save(path, form, tasks.find(name), values, shown, text)
-        self.made.append((name, form))
+        with errors_of(self.errors, name):
+            self.notes += export.save(path, form, tasks.find(name), values, shown, text)
+            self.made.append((name, form))
 
     def _show(self, name: str, values: Array, covered: export.Span | None) -> None:
         look, task = self.predictor.plan.output, tasks.find(name)
-        if look.thumbnail or look.side_by_side:
-            view = replace(export.view(look, covered), ids="color")
-            picture = task.preview(values, view)
-            self.shown[name] = _small(picture.pixels, task.labels)
-            if "near" in picture.text:
-                near, far = (float(picture.text[key].split()[0]) for key in ("near", "far"))
-                self.captions[name] = f"{near:.3g} to {far:.3g} m"
-            if task.labels:
-                self.classes = legend.seen(values)
+        if not (look.thumbnail or look.side_by_side):
+            return
+        small = images.resize(values, panels.lowered(*values.shape[:2]), nearest=task.labels)
+        picture = task.preview(small, replace(export.view(look, covered), ids="color"))
+        self.shown[name] = picture.pixels
+        if "near" in picture.text:
+            near, far = (float(picture.text[key].split()[0]) for key in ("near", "far"))
+            self.captions[name] = f"{near:.3g} to {far:.3g} m"
+        if task.labels:
+            self.classes = legend.seen(values)
 
     def save_layers(self) -> None:
         """Write the EXR files: one for each task, or one for all."""
-        files: dict[Path, list[tuple[str, export.Layer]]] = {}
+        by_path: dict[Path, list[tuple[str, export.Layer]]] = {}
         for name, layer in self.layers:
-            files.setdefault(self.job.targets[name, "exr"], []).append((name, layer))
-        for path, layers in files.items():
-            text = origin(self.predictor, self.job, [name for name, _ in layers])
-            export.save_exr(path, [layer for _, layer in layers], self.predictor.plan.output, text)
-            self.made += [(name, "exr") for name, _ in layers]
+            by_path.setdefault(self.job.targets[name, "exr"], []).append((name, layer))
+        for path, named in by_path.items():
+            names, layers = [name for name, _ in named], [layer for _, layer in named]
+            text = origin(self.predictor, self.job, names)
+            with errors_of(self.errors, "exr"):
+                export.save_exr(path, layers, self.predictor.plan.output, text)
+                self.made += [(name, "exr") for name in names]
 
     def save_panels(self) -> None:
         """Write the picture of the input beside its maps, if it was asked for."""
         path = self.job.targets.get((SIDE_BY_SIDE, "png"))
-        if path and len(self.shown) > 1:
-            order = [name for name in (INPUT, *self.predictor.plan.tasks) if name in self.shown]
-            picture = panels.side_by_side([(name, self.shown[name]) for name in order], PANEL)
-            text = origin(self.predictor, self.job, order[1:])
-            writers.write_png(path, picture, text)
+        if not path or len(self.shown) < 2:
+            return
+        order = [name for name in (INPUT, *self.predictor.plan.tasks) if name in self.shown]
+        with errors_of(self.errors, SIDE_BY_SIDE):
+            picture = panels.side_by_side([(name, self.shown[name]) for name in order])
+            writers.write_png(path, picture, origin(self.predictor, self.job, order[1:]))
             self.made.append((SIDE_BY_SIDE, "png"))
 
     def result(self, seconds: float, notes: tuple[str, ...]) -> Result:
@@ -130,14 +141,14 @@ class _Saving:
 
 
 @contextmanager
-def _errors_of(saving: _Saving, name: str) -> Iterator[None]:
+def errors_of(errors: list[str], name: str) -> Iterator[None]:
     """What fails here is a line of the result; the rest of the image goes on."""
     try:
         yield
     except ImageError as error:
-        saving.errors.append(line(error))
+        errors.append(line(error))
     except MemoryError:
-        saving.errors.append(f"{name}: not enough memory for a map of this size")
+        errors.append(f"{name}: not enough memory for a map of this size")
 
 
 def write(predictor: Predictor, folder: Path, item: Item) -> Result | Waiting:
@@ -152,16 +163,15 @@ def write(predictor: Predictor, folder: Path, item: Item) -> Result | Waiting:
     if item.prepared.shown is not None:
         saving.shown[INPUT] = item.prepared.shown
     for task in predictor.plan.tasks:
-        with _errors_of(saving, task):
+        with errors_of(saving.errors, task):
             saving.add(task, predictor.finish(task, item.drawn[task], item.prepared))
-    with _errors_of(saving, "exr"):
-        saving.save_layers()
+    saving.save_layers()
     aside = None
-    with _errors_of(saving, SIDE_BY_SIDE):
-        if saving.waiting:
+    if saving.waiting:
+        with errors_of(saving.errors, ", ".join(saving.waiting)):
             aside = _set_aside(saving, folder)
-        else:
-            saving.save_panels()
+    else:
+        saving.save_panels()
     result = saving.result(item.seconds + time.monotonic() - start, item.prepared.notes)
     return Waiting(result, saving.span, aside) if aside else result
 
@@ -176,20 +186,26 @@ def finish(predictor: Predictor, covered: export.Span | None, waiting: Waiting |
     if before.glance:
         saving.captions |= before.glance.captions
         saving.classes |= before.glance.classes
-    with np.load(waiting.aside) as kept:
-        arrays = dict(kept)
-    waiting.aside.unlink()
-    for key, values in arrays.items():
-        kind, _, name = key.partition(" ")
-        if kind == "picture":
-            saving.shown[name] = values
-        else:
-            with _errors_of(saving, name):
+    with errors_of(saving.errors, "what waited"):
+        for key, values in _kept(waiting.aside).items():
+            kind, _, name = key.partition(" ")
+            if kind == "picture":
+                saving.shown[name] = values
+            else:
                 saving.complete(name, values, covered)
-    with _errors_of(saving, SIDE_BY_SIDE):
-        saving.save_panels()
+    saving.save_panels()
     after = saving.result(before.seconds + time.monotonic() - start, before.notes)
     return replace(after, made=before.made + after.made, errors=before.errors + after.errors)
+
+
+def _kept(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        path.unlink()
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ImageError(f"lost what was kept in {path}: {error}", "run it again") from error
+    return arrays
 
 
 def _set_aside(saving: _Saving, folder: Path) -> Path:
@@ -200,14 +216,6 @@ def _set_aside(saving: _Saving, folder: Path) -> Path:
     files.write(path, lambda file: np.savez(file, **kept))
     saving.shown.clear()
     return path
-
-
-def _small(picture: Array, nearest: bool) -> Array:
-    """A picture [H, W] or [H, W, 3], not higher than panels have it."""
-    height, width = picture.shape[:2]
-    if height <= PANEL:
-        return picture
-    return images.resize(picture, (PANEL, max(round(width * PANEL / height), 1)), nearest)
 
 
 def origin(predictor: Predictor, job: Job, names: Sequence[str]) -> dict[str, str]:
@@ -226,4 +234,6 @@ def origin(predictor: Predictor, job: Job, names: Sequence[str]) -> dict[str, st
         settings = f"{recipe.settings} dtype={predictor.placement.dtype_name!r}"
         text[f"{before}Weights-SHA256"] = predictor.digests[recipe.task]
         text[f"{before}Settings"] = settings
+        if tasks.find(recipe.task).unit_length:
+            text[f"{before}Axes"] = predictor.plan.axes
     return text

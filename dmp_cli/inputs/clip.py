@@ -32,14 +32,17 @@ _TAIL = 0.5  # seconds that sound may go on after the last frame
 
 
 def require(writing: bool = False) -> None:
-    """UsageError unless clips can be read; with `writing`, ResourceError if no movie can be."""
-    hint = "pip install 'dmp-predict[video]'"
+    """ImageError unless clips can be read: pictures beside them can.
+
+    With `writing`, UsageError, and ResourceError if no movie can be encoded.
+    """
+    kind, hint = UsageError if writing else ImageError, "pip install 'dmp-predict[video]'"
     try:
         import av
     except ImportError as error:
-        raise UsageError(f"video needs PyAV, which cannot be loaded: {error}", hint) from error
+        raise kind(f"video needs PyAV, which cannot be loaded: {error}", hint) from error
     if int(av.__version__.partition(".")[0]) < _PYAV:
-        raise UsageError(f"video needs PyAV {_PYAV}, not {av.__version__}", hint)
+        raise kind(f"video needs PyAV {_PYAV}, not {av.__version__}", hint)
     if writing and "libx264" not in av.codecs_available:
         raise ResourceError(
             "this build of PyAV has no H.264 encoder (libx264)",

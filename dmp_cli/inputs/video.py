@@ -44,7 +44,7 @@ class Clips:
         """A frame, from 0 in the order of showing, as uint8 [H, W, 3], upright, sRGB. Any thread.
 
         A clip is closed with its last frame. ImageError, naming the frame (from 1), for one that
-        is not there, that is damaged, or that was predicted from a damaged one; UsageError as
+        is not there, that is damaged, or that was predicted from a damaged one, or as
         `clip.require`.
         """
         clip.require()

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from dmp_cli import colour
+from dmp_cli.jobs import MARK
 from dmp_cli.outputs import writers
-from dmp_cli.outputs.writers import Channel, Kind
+from dmp_cli.outputs.writers import KINDS, Channel, Kind
 from dmp_cli.plan import Output
 from dmp_cli.tasks import Array, Packed, Task, View, depth_range
 
 LARGEST_HALF = 65504.0
+PREFIX = MARK.decode().removesuffix("Task")  # of the attributes in EXR files
 LINEAR = "lin_rec709_scene"  # of the ASWF's Color Interop Forum: linear light, BT.709 primaries
 _RANGED = ("png", "png16", "tiff16")  # formats whose values depend on a range of depth
 
@@ -38,7 +40,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Layer:
-    """A map as channels of an EXR file; `light`: its numbers are linear light, not data."""
+    """A map as channels of an EXR file; `light`: its numbers are linear light, not data.
+
+    The values have the type that they have in the file: half of the memory for most.
+    """
 
     channels: tuple[Channel, ...]
     light: bool
@@ -58,13 +63,20 @@ def waits(task: Task, form: str, look: Output) -> bool:
     return look.range == "run" and task.metres and form in _RANGED
 
 
+def set_aside(task: Task, look: Output) -> bool:
+    """Whether a map has to be kept until then: for its files, or for pictures of all maps."""
+    shown = bool(look.thumbnail or look.side_by_side)
+    return any(waits(task, form, look) for form in (*look.formats, *(["png"] if shown else [])))
+
+
 def view(look: Output, covered: Span | None) -> View:
     """How maps are shown that cover this; None: each picture takes its own range."""
     near_far = ends = None
     if isinstance(look.range, tuple):
         near_far = ends = look.range
-    elif covered is not None and look.range != "auto":
-        near_far, ends = (covered.near, covered.far), (covered.least, covered.most)
+    elif covered is not None:
+        near_far = covered.near, covered.far
+        ends = None if look.range == "auto" else (covered.least, covered.most)
     colours = colour.colormap(look.colormap)
     return View(colours, look.invert, near_far, ends, look.depth_unit, look.seg_format)
 
@@ -112,10 +124,12 @@ def layer(task: Task, values: Array, layout: str) -> tuple[Layer, list[str]]:
     """
     names = task.exr_channels(layout, values.ndim == 3)
     kind = _kind(task, layout)
-    planes = [values[..., i] for i in range(3)] if values.ndim == 3 else [values] * len(names)
+    with np.errstate(over="ignore"):
+        stored = values.astype(KINDS[kind])
+    planes = [stored[..., i] for i in range(3)] if values.ndim == 3 else [stored] * len(names)
     told = []
     if kind == "half":
-        over = int((np.isfinite(values) & (np.abs(values) > LARGEST_HALF)).sum())
+        over = int((np.isfinite(values) & np.isinf(stored)).sum())
         if over:
             told = [f"{task.name}: {over} values beyond {LARGEST_HALF:g} are infinite in EXR"]
     channels = [Channel(*pair, kind) for pair in zip(names, planes, strict=True)]
@@ -132,7 +146,7 @@ def save_exr(path: Path, layers: Sequence[Layer], look: Output, text: Text) -> N
     """Write the maps of an image as the layers of one EXR file."""
     channels = [channel for layer in layers for channel in layer.channels]
     space = LINEAR if any(layer.light for layer in layers) else "data"
-    named = {key if key == "Software" else f"dmp:{key}": value for key, value in text.items()}
+    named = {key if key == "Software" else PREFIX + key: value for key, value in text.items()}
     writers.write_exr(path, channels, {"colorInteropID": space, **named}, look.exr_compression)
 
 

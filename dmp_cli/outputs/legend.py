@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dmp_cli import files
+from dmp_cli import files, marks
 from dmp_cli.classes import ade20k
 from dmp_cli.outputs.panels import BACKGROUND, INK, cut, font
 from dmp_cli.outputs.writers import write_png
@@ -18,7 +18,7 @@ from dmp_cli.outputs.writers import write_png
 Array = NDArray[Any]
 
 CONVENTION = (
-    "ADE20K (SceneParse150): ids 0 to 149, id 0 is wall. ADE20K's own 0, other, is left out, "
+    f"{marks.LEGEND}, id 0 is wall. ADE20K's own 0, other, is left out, "
     "so its annotation files are one higher. 255: no class."
 )
 SUBSET = " This run tells {count} classes apart; {other} stands for all others."
@@ -78,7 +78,7 @@ def write(folder: Path, ids: Iterable[int] | None = None) -> tuple[Path, Path]:
     table = labels(kept)
     rows = ",\n".join(f"  {json.dumps(row)}" for row in table["classes"])  # a class a line
     text = f'{{"convention": {json.dumps(table["convention"])},\n "classes": [\n{rows}\n]}}\n'
-    table_path, picture_path = folder / "labels.json", folder / "labels.png"
+    table_path, picture_path = (folder / name for name in marks.LEGENDS)
     files.write_bytes(table_path, text.encode())
     write_png(picture_path, picture(kept), {"Title": table["convention"]})
     return table_path, picture_path

@@ -117,12 +117,9 @@ def _coded(picture: Array) -> "VideoFrame":
     )
 
 
-def sequences(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """The pictures of each folder in the order of their numbers: frame 2 before frame 10."""
-    folders: dict[Path, list[Path]] = {}
-    for path in paths:
-        folders.setdefault(path.parent, []).append(path)
-    return {folder: sorted(members, key=_by_numbers) for folder, members in folders.items()}
+def in_order(pictures: Iterable[Path]) -> list[Path]:
+    """The pictures of a folder in the order of their numbers: frame 2 before frame 10."""
+    return sorted(pictures, key=_by_numbers)
 
 
 def _by_numbers(path: Path) -> tuple[list[str | int], str]:

@@ -15,6 +15,7 @@ Array = NDArray[Any]
 BACKGROUND = (32, 32, 32)  # neutral, so that it does not bend how colours are judged
 INK = (216, 216, 216)
 COLUMNS = 3  # pictures beside each other before they wrap
+HEIGHT = 512  # pixels, at which a picture is shown beside others
 WIDEST = 2  # a picture's place is at most this many times `height` wide
 
 
@@ -34,6 +35,12 @@ def cut(text: str, width: float, size: int) -> str:
     return line.rstrip() + "..."
 
 
+def lowered(height: int, width: int) -> tuple[int, int]:
+    """The size of a picture that is not higher than HEIGHT: what panels need of it at most."""
+    high = min(height, HEIGHT)
+    return high, max(round(width * high / height), 1)
+
+
 def thumbnail(pixels: Array, side: int) -> bytes:
     """uint8 [H, W, 3] or grey [H, W] as JPEG, its long side at most `side`, never enlarged.
 
@@ -48,7 +55,7 @@ def thumbnail(pixels: Array, side: int) -> bytes:
     return data.getvalue()
 
 
-def side_by_side(pictures: Sequence[tuple[str, Array]], height: int = 512) -> Array:
+def side_by_side(pictures: Sequence[tuple[str, Array]], height: int = HEIGHT) -> Array:
     """Named pictures, uint8 [H, W, 3] or [H, W], as one: uint8 [h, w, 3].
 
     Each is brought to `height`, or to WIDEST times that in width if it is longer, and stands in

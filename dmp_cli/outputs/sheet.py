@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from importlib import resources
+from math import ceil
 from pathlib import Path
 from string import Template
 from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-from dmp_cli import files
+from dmp_cli import files, marks
 from dmp_cli.classes import ade20k
 from dmp_cli.errors import ResourceError
 from dmp_cli.tasks import TASKS
 
 INPUT = "input"  # the first column
-MARK = b'content="dmp contact sheet"'  # a page of ours has it near its start
+PER_PAGE = 200  # images
 MANY = 4  # classes that are shown without unfolding
 # what would break a line, turn the direction of what follows, or is no character at all
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -70,7 +71,7 @@ class Page:
         title: str,
         columns: Sequence[str],
         facts: Mapping[str, str],
-        per_page: int = 200,
+        per_page: int = PER_PAGE,
     ) -> None:
         self.path, self.title, self.facts, self.per_page = path, title, facts, per_page
         self.columns = (INPUT, *columns)
@@ -156,8 +157,7 @@ class Page:
         self._remove_older(len(self._parts) + 1)
 
     def _file(self, number: int) -> Path:
-        stem = self.path.stem
-        return self.path if number == 1 else self.path.with_stem(f"{stem}-{number}")
+        return _page(self.path, number)
 
     def _save(self, number: int, before: str, after: str, file: IO[bytes]) -> None:
         ends = [part.start for part in self._parts[1:]] + [self._spool.seek(0, os.SEEK_END)]
@@ -207,10 +207,7 @@ class Page:
     def _remove_older(self, number: int) -> None:
         """Pages of an earlier run that had more of them."""
         with self._told():
-            while (old := self._file(number)).is_file():
-                with old.open("rb") as file:
-                    if MARK not in file.read(300):
-                        return
+            while marks.is_page(old := self._file(number)):
                 old.unlink()
                 number += 1
 
@@ -223,7 +220,16 @@ class Page:
             raise ResourceError(f"{self.path} cannot be written: {error.strerror}", hint) from error
 
 
+def pages(path: Path, rows: int) -> list[Path]:
+    """The files that so many rows go to."""
+    return [_page(path, number) for number in range(1, max(ceil(rows / PER_PAGE), 1) + 1)]
+
+
 # Pieces -----------------------------------------------------------------------------------
+
+
+def _page(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
 
 
 def _text(text: str) -> str:

@@ -25,7 +25,7 @@ from dmp_cli.plan import EXR_COMPRESSIONS
 Array = NDArray[Any]
 Kind = Literal["float", "half", "uint"]  # how a channel of EXR is stored
 
-_KINDS = {"float": np.float32, "half": np.float16, "uint": np.uint32}
+KINDS = {"float": np.float32, "half": np.float16, "uint": np.uint32}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PAETH = 128  # a filter of PNG: what libpng chooses for smooth maps, without its search
 _FAST, _INDEXED = 1, 3  # levels of deflate: what the next one saves, docs/formats.md
@@ -182,7 +182,7 @@ def write_exr(
     }
     with np.errstate(over="ignore"):
         # OpenEXR writes wrong pixels of arrays that are not contiguous
-        planes = {c.name: np.ascontiguousarray(c.values, _KINDS[c.kind]) for c in channels}
+        planes = {c.name: np.ascontiguousarray(c.values, KINDS[c.kind]) for c in channels}
     # without threads of its own: dmp writes several files at once
     files.write(path, lambda file: OpenEXR.File(header, planes, 0).write(file))
 
