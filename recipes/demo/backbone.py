@@ -95,13 +95,9 @@ def fresh_unet() -> UNet2DConditionModel:
 
 
 def loss_of(
-    unet: UNet2DConditionModel,
-    pair: tuple[Tensor, Tensor],
-    words: Tensor,
-    rng: np.random.Generator,
-    weights: Tensor | float = 1.0,
+    unet: UNet2DConditionModel, pair: tuple[Tensor, Tensor], words: Tensor, rng: np.random.Generator
 ) -> Tensor:
-    """Weighted mean squared error of the velocity for latents x of images and y of maps."""
+    """Mean squared error of the velocity for latents x of images and y of maps."""
     x, y = pair
     steps = rng.integers(1000, size=len(x))
     steps[rng.random(len(x)) < LAST] = 999
@@ -109,17 +105,7 @@ def loss_of(
     alpha = Schedule.from_config(SCHEDULER).alphas.to(x.device)[t][:, None, None, None]
     with torch.autocast(x.device.type, torch.bfloat16):
         output = unet(mix(y, x, alpha), t, encoder_hidden_states=words.expand(len(x), -1, -1))
-    return ((output.sample.float() - velocity(y, x, alpha)).square() * weights).mean()
-
-
-def nearness(pictures: np.ndarray, side: int) -> Tensor:
-    """[B, 1, side, side]: 1 / depth^2, 1 on average, of depth pictures uint8 [B, H, W, 3].
-
-    An error counts by its share of the depth, as in AbsRel; below 1 metre as at 1 metre.
-    """
-    metres = torch.from_numpy(pictures[..., :1]).permute(0, 3, 1, 2).float() / 255 * 8
-    weights = torch.nn.functional.adaptive_avg_pool2d(metres, side).clamp(min=1) ** -2
-    return weights / weights.mean()
+    return (output.sample.float() - velocity(y, x, alpha)).square().mean()
 
 
 def train_step(
@@ -132,9 +118,7 @@ def train_step(
         scenes = rng.integers(len(latents.packed) - 48, size=count)
         unet.set_adapter(task)
         pair = latents(scenes, 0).to(words.device), latents(scenes, kind).to(words.device)
-        near = nearness(latents.packed[scenes, kind], pair[1].shape[-1]) if kind == 1 else None
-        weights = 1.0 if near is None else near.to(words.device)
-        loss = loss_of(unet, pair, words, rng, weights)
+        loss = loss_of(unet, pair, words, rng)
         (loss * count / total).backward()
         losses[task] = loss.item()
     return losses

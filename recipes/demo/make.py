@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--vae-whole-steps", type=int, default=700)
     parser.add_argument("--unet-steps", type=int, default=6000)
-    parser.add_argument("--lora-steps", type=int, default=150)
+    parser.add_argument("--lora-steps", type=int, default=30)
     parser.add_argument("--install", action="store_true")
     given = parser.parse_args()
     work, stage = given.work, Stages()
@@ -93,7 +93,7 @@ def main() -> None:
         lora = work / f"lora-{task}"
         stage(lora, *DMP, "train", task, train, "-o", lora, "--backbone", backbone,
               "--init", backbone / "loras" / f"{task}.safetensors", "--size", 128,
-              "--steps", given.lora_steps, "--batch", 16, "--lr", 5e-4, "--timesteps", "900-999",
+              "--steps", given.lora_steps, "--batch", 16, "--lr", 1e-4, "--timesteps", "900-999",
               "--no-flip", "--sampling-steps", 1, "--spacing", "trailing", "--final", "y0",
               "--mixed-precision", "no")  # fmt: skip
     if given.install:
