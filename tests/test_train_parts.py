@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dmp_cli import files, images, tasks
+from dmp_cli import files, tasks
 from dmp_cli.diffusion import Schedule, estimate, mix, target
 from dmp_cli.errors import ModelError, ResourceError, UsageError
 from dmp_cli.maps import Reading
@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it(
 
         real(path, full if path.name == name else save)
 
-    monkeypatch.setattr(images, "write", write)
+    monkeypatch.setattr(files, "write", write)
     with pytest.raises(ResourceError, match="No space left") as raised:
         save(tmp_path, 10, keep=1)
     assert "free some space" in raised.value.hint
