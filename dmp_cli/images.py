@@ -117,7 +117,7 @@ def _heic(data: bytes, max_pixels: int) -> Image.Image:
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
-        raise ImageError("HEIC needs a package", "pip install 'dmp-predict[heic]'") from error
+        raise ImageError("HEIC needs a package", "pip install pillow-heif") from error
     image: Image.Image = HeifImageFile(io.BytesIO(data))
     check_size(image.height, image.width, max_pixels)
     return image

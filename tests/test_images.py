@@ -909,7 +909,7 @@ def test_heic_without_its_package(read: Read, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match="HEIC needs a package") as refused:
         read(heic(noise()))
-    assert refused.value.hint == "pip install 'dmp-predict[heic]'"
+    assert refused.value.hint == "pip install pillow-heif"
 
 
 # Several frames ---------------------------------------------------------------------------

@@ -398,7 +398,7 @@ def test_a_clip_without_pyav_fails_alone(
     ran = dmp("predict", "depth", photos, "-o", tmp_path / "out", *model)
     assert ran.code == 3
     assert f"failed: {path}: video needs PyAV" in ran.err
-    assert "pip install 'dmp-predict[video]'" in ran.err
+    assert "pip install 'av>=18,<19'" in ran.err
     assert len(ran.out.splitlines()) == 3
     ran = dmp("predict", "depth", photos, "-o", tmp_path / "movies", "--video", *model)
     assert ran.code == 2

@@ -299,7 +299,7 @@ def test_tensorboard_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
     with pytest.raises(UsageError, match="tensorboard is not installed") as raised:
         journal.require_tensorboard()
-    assert raised.value.hint == "pip install 'dmp-predict[train]'"
+    assert raised.value.hint == "pip install tensorboard"
 
 
 # The weights file -------------------------------------------------------------------------

@@ -521,7 +521,7 @@ def test_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for ask in (lambda: clip.describe(path), clip.require, lambda: clips.frame(path, 0)):
         with pytest.raises(ImageError, match="video needs PyAV") as refused:
             ask()
-        assert refused.value.hint == "pip install 'dmp-predict[video]'"
+        assert refused.value.hint == "pip install 'av>=18,<19'"
     with pytest.raises(UsageError, match="video needs PyAV"):  # before anything is predicted
         clip.require(writing=True)
 

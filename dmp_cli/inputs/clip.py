@@ -36,7 +36,7 @@ def require(writing: bool = False) -> None:
 
     With `writing`, UsageError, and ResourceError if no movie can be encoded.
     """
-    kind, hint = UsageError if writing else ImageError, "pip install 'dmp-predict[video]'"
+    kind, hint = UsageError if writing else ImageError, "pip install 'av>=18,<19'"
     try:
         import av
     except ImportError as error:

@@ -65,7 +65,7 @@ def require_tensorboard() -> None:
     except ImportError as error:
         raise UsageError(
             "--tensorboard: the package tensorboard is not installed",
-            "pip install 'dmp-predict[train]'",
+            "pip install tensorboard",
         ) from error
 
 
