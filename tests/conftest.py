@@ -75,6 +75,12 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def model(weights: Path) -> tuple[str, ...]:
+    """The options that choose the tiny model, with one step."""
+    return ("--weights", str(weights), "--model", "tiny", "--steps", "1")
+
+
 @dataclass(frozen=True)
 class Ran:
     """How a command ended."""

@@ -23,12 +23,6 @@ from tests.conftest import PARITY, TASKS, Dmp, apart, write_image, write_weights
 DMP = [sys.executable, "-m", "dmp_cli"]
 
 
-@pytest.fixture
-def model(weights: Path) -> tuple[str, ...]:
-    """The options that choose the tiny model, with one step."""
-    return ("--weights", str(weights), "--model", "tiny", "--steps", "1")
-
-
 def test_predict_prints_the_paths_it_wrote_and_nothing_else(
     dmp: Dmp, photos: Path, tmp_path: Path, model: tuple[str, ...]
 ) -> None:

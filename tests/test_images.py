@@ -19,8 +19,8 @@ from PIL import Image
 
 from dmp_cli import images
 from dmp_cli.errors import ImageError, UsageError
+from tests.mutations import LIMIT, require_pixels_or_an_error
 
-LIMIT = 1_000_000
 Read = Callable[..., images.Pixels]
 
 # Pillow only warns of damaged metadata, which must not fail an image
@@ -965,19 +965,7 @@ SEEDS = {
 def test_mutated_bytes_give_pixels_or_an_error(
     read: Read, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    good, rng = SEEDS[kind](), np.random.default_rng(len(kind))
-    for turn in range(60):
-        data = bytearray(good)
-        start = min(len(data), 200) if turn % 2 else len(data)  # every second one: the header
-        for at in rng.integers(0, start, rng.integers(1, 6)):
-            data[at] = rng.integers(256)
-        try:
-            pixels = read(bytes(data)).rgb
-        except ImageError:
-            continue
-        assert pixels.dtype == np.uint8
-        assert pixels.shape[2:] == (3,)
-        assert 0 < pixels.size <= 3 * LIMIT
+    require_pixels_or_an_error(read, SEEDS[kind](), turns=60, header=200, seed=len(kind))
     assert "tifffile" not in capfd.readouterr().err
 
 

@@ -23,11 +23,6 @@ from tests.conftest import Dmp, write_image
 av = pytest.importorskip("av")
 
 
-@pytest.fixture
-def model(weights: Path) -> tuple[str, ...]:
-    return ("--weights", str(weights), "--model", "tiny", "--steps", "1")
-
-
 def test_one_exr_for_an_image_and_pictures_of_each_task(
     dmp: Dmp, photos: Path, tmp_path: Path, model: tuple[str, ...]
 ) -> None:

@@ -13,8 +13,8 @@ import pytest
 from dmp_cli import images
 from dmp_cli.errors import ImageError
 from dmp_cli.inputs import radiance
+from tests.mutations import LIMIT, require_pixels_or_an_error
 
-LIMIT = 1_000_000
 SIZE = (6, 10)
 Read = Callable[..., images.Pixels]
 
@@ -436,17 +436,5 @@ def test_mutated_bytes_give_pixels_or_an_error(
         "parts": lambda: exr({"a": {"Z": depth((12, 16))}, "b": named(rgb)}, parts=True),
         "hdr": lambda: hdr(rgb),
     }[kind]()
-    rng = np.random.default_rng(len(kind))
-    for turn in range(200):
-        data = bytearray(good)
-        start = min(len(data), 400) if turn % 2 else len(data)  # every second one: the header
-        for at in rng.integers(0, start, rng.integers(1, 6)):
-            data[at] = rng.integers(256)
-        try:
-            pixels = read(bytes(data)).rgb
-        except ImageError:
-            continue
-        assert pixels.dtype == np.uint8
-        assert pixels.shape[2:] == (3,)
-        assert 0 < pixels.size <= 3 * LIMIT
+    require_pixels_or_an_error(read, good, turns=200, header=400, seed=len(kind))
     assert capfd.readouterr() == ("", "")

@@ -129,15 +129,13 @@ def _frames(found: Iterable[jobs.Input], talk: Talk) -> Iterator[jobs.Input]:
             continue
         from dmp_cli.inputs import clip
 
-        frames = 1
         try:
             known = clip.describe(item.path)
-        except ImageError:
-            pass
-        else:
-            frames = known.frames
-            for text in known.notes:
-                talk.note(f"{shown(item.path)}: {text}")
+            frames, notes = known.frames, known.notes
+        except ImageError:  # its first frame is asked for, and fails as any other input
+            frames, notes = 1, ()
+        for text in notes:
+            talk.note(f"{shown(item.path)}: {text}")
         for index in range(frames):
             yield jobs.Input(item.path, item.below, index)
 

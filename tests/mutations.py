@@ -1,0 +1,29 @@
+"""Damaged pictures: bytes of a good one changed at random places."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dmp_cli import images
+from dmp_cli.errors import ImageError
+
+LIMIT = 1_000_000  # pixels that a test reads at most
+
+
+def require_pixels_or_an_error(
+    read: Callable[[bytes], images.Pixels], good: bytes, turns: int, header: int, seed: int
+) -> None:
+    """Read `turns` mutations, every second one in the first `header` bytes: pixels or ImageError."""
+    rng = np.random.default_rng(seed)
+    for turn in range(turns):
+        data = bytearray(good)
+        start = min(len(data), header) if turn % 2 else len(data)
+        for at in rng.integers(0, start, rng.integers(1, 6)):
+            data[at] = rng.integers(256)
+        try:
+            pixels = read(bytes(data)).rgb
+        except ImageError:
+            continue
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2:] == (3,)
+        assert 0 < pixels.size <= 3 * LIMIT
