@@ -13,7 +13,10 @@ LIMIT = 1_000_000  # pixels that a test reads at most
 def require_pixels_or_an_error(
     read: Callable[[bytes], images.Pixels], good: bytes, turns: int, header: int, seed: int
 ) -> None:
-    """Read `turns` mutations, every second one in the first `header` bytes: pixels or ImageError."""
+    """Read `turns` mutations, every second one in the first `header` bytes.
+
+    Each gives pixels or an ImageError.
+    """
     rng = np.random.default_rng(seed)
     for turn in range(turns):
         data = bytearray(good)
