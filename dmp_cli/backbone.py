@@ -3,6 +3,7 @@
 import gc
 import json
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,17 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from dmp_cli import lora
+from dmp_cli import compatibility, lora
 from dmp_cli.device import Placement
 from dmp_cli.diffusion import Schedule
 from dmp_cli.errors import ModelError
+
+_WHOLE = "check that it is whole, and made for Stable Diffusion 1.x or 2.x in diffusers' layout"
+_KEPT = 1024  # embeddings of texts that were not known beforehand: 231 kB each in float32
+
+
+# The UNet of Stable Diffusion 1.x, as far as diffusers would build another if nothing is said
+_FIRST = {"cross_attention_dim": 768, "sample_size": 64}
 
 
 class Backbone:
@@ -31,8 +39,13 @@ class Backbone:
         schedule: Schedule,
         prompts: dict[str, Tensor],
         placement: Placement,
+        texts: "Texts | None" = None,
     ) -> None:
-        """Parts in diffusers' classes; `prompts` are embeddings [1, 77, D], "" among them."""
+        """Parts in diffusers' classes; `prompts` are embeddings [1, 77, D], "" among them.
+
+        `texts` embeds what is not among them.
+        """
+        self._texts = texts
         self.schedule = schedule
         self.placement = placement
         # channels_last is faster, but on the CPU torch's GroupNorm for it loses up to 1e-3 in fp32
@@ -56,16 +69,19 @@ class Backbone:
         """From a folder in diffusers' layout, safetensors only.
 
         `variant` names the files (`fp16`) to take. The text encoder is let go once `prompts` and
-        the empty prompt are embedded. ModelError names the folder and what is wrong in it.
+        the empty prompt are embedded; another text brings it back. ModelError names
+        the folder and what is wrong in it.
         """
         with _as_model_error(folder), quiet():
+            compatibility.check(folder)
             schedule = read_schedule(folder)
             embeddings = _embed(folder, sorted({"", *prompts}), variant)
             how = {"variant": variant, "use_safetensors": True, "torch_dtype": placement.dtype}
             unet = _whole(UNet2DConditionModel, folder / "unet", how)
             vae = _whole(AutoencoderKL, folder / "vae", how)
-        _check_channels(folder, unet, vae)
-        return cls(unet, vae, schedule, embeddings, placement)
+        return cls(
+            unet, vae, schedule, embeddings, placement, Texts(folder, variant, placement.device)
+        )
 
     def _placed(self, network: Any) -> Any:
         network.to(self.placement.device).to(memory_format=self._layout)
@@ -81,8 +97,20 @@ class Backbone:
         return self._unet
 
     def words(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [B, 77, D] of prompts that were given to `load`, as the UNet takes them."""
-        return torch.cat([self._prompts[prompt] for prompt in prompts])
+        """Embeddings [B, 77, D] of prompts, as the UNet takes them.
+
+        Those that `load` was given are there; the first other one loads the text encoder again.
+        """
+        return torch.cat([self._words(prompt) for prompt in prompts])
+
+    def _words(self, prompt: str) -> Tensor:
+        if prompt in self._prompts or self._texts is None:
+            return self._prompts[prompt]
+        return self._texts(prompt).to(self.placement.device, self.placement.dtype)
+
+    def cuts(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than the network takes: what is beyond is lost."""
+        return self._texts is not None and self._texts.cuts(prompt)
 
     @property
     def multiple(self) -> int:
@@ -92,12 +120,7 @@ class Backbone:
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(outputs, inputs) of each attention projection: what a LoRA has to fit."""
-        found: dict[str, tuple[int, int]] = {}
-        for name, module in self._unet.named_modules():
-            if name.endswith(tuple(f".{to}" for to in lora.PROJECTIONS)):
-                layer = getattr(module, "base_layer", module)
-                found[name] = (layer.out_features, layer.in_features)
-        return found
+        return _projections(self._unet)
 
     def add_lora(self, name: str, path: Path) -> None:
         """Read a LoRA file strictly and keep it on the device as `name`; ModelError if refused."""
@@ -129,22 +152,25 @@ class Backbone:
         latents: Tensor = self._vae.encode(self._input(images.contiguous())).latent_dist.mode()
         return latents.float().mul(self._vae.config.scaling_factor).contiguous()
 
-    def predict(self, z: Tensor, t: int, prompt: str = "", guidance: float = 1.0) -> Tensor:
+    def predict(
+        self, z: Tensor, t: int, prompt: str | Sequence[str] = "", guidance: float = 1.0
+    ) -> Tensor:
         """The UNet's output [B, C, h, w] float32 at z and t.
 
-        With a prompt and a guidance g other than 1: `empty + g (prompted - empty)`, as one batch.
+        `prompt` is of all rows, or one of each. A row with a prompt and a guidance g other than 1
+        is `empty + g (prompted - empty)`. All is one batch: of B rows, and of those once more.
         """
-        inputs = self._input(z)
-        words = self.words([prompt]).expand(len(z), -1, -1)
-        if not prompt or guidance == 1.0:
-            only: Tensor = self._unet(inputs, t, encoder_hidden_states=words).sample
-            return only.float()
-        both = torch.cat([self.words([""]).expand(len(z), -1, -1), words])
-        output: Tensor = self._unet(
-            torch.cat([inputs, inputs]), t, encoder_hidden_states=both
-        ).sample
-        empty, prompted = output.float().chunk(2)
-        return empty + guidance * (prompted - empty)
+        prompts = [prompt] * len(z) if isinstance(prompt, str) else list(prompt)
+        guided = [row for row, text in enumerate(prompts) if text and guidance != 1.0]
+        first = ["" if row in guided else text for row, text in enumerate(prompts)]
+        inputs = self._input(torch.cat([z, z[guided]]) if guided else z)
+        words = self.words(first + [prompts[row] for row in guided])
+        output: Tensor = self._unet(inputs, t, encoder_hidden_states=words).sample.float()
+        out, prompted = output[: len(z)], output[len(z) :]
+        if guided:
+            empty = out[guided]
+            out[guided] = empty + guidance * (prompted - empty)
+        return out
 
     def decode(self, latents: Tensor, chunk: int = 1) -> Tensor:
         """Pictures [B, 3, h, w] float32 around [-1, 1] of latents, `chunk` at a time.
@@ -155,6 +181,26 @@ class Backbone:
         return torch.cat(
             [self._vae.decode(self._input(part)).sample.float() for part in scaled.split(chunk)]
         )
+
+
+def shapes_of(config: Path | None) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each attention projection of the UNet with this config.json.
+
+    None stands for Stable Diffusion 1.x. No memory is taken for weights. ModelError for a file
+    that is not the configuration of a UNet.
+    """
+    with _as_model_error(config or Path()), torch.device("meta"), quiet():
+        how = json.loads(config.read_text()) if config else _FIRST
+        return _projections(UNet2DConditionModel.from_config(how))
+
+
+def _projections(unet: Any) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for name, module in unet.named_modules():
+        if name.endswith(tuple(f".{to}" for to in lora.PROJECTIONS)):
+            layer = getattr(module, "base_layer", module)
+            found[name] = (layer.out_features, layer.in_features)
+    return found
 
 
 @contextmanager
@@ -168,7 +214,7 @@ def _as_model_error(path: Path) -> Iterator[None]:
         first = str(error).strip().split("\n")[0]
         raise ModelError(
             f"{path}: cannot be loaded: {type(error).__name__}: {first}",
-            "check that it is whole, and made for Stable Diffusion 1.x in diffusers' layout",
+            _WHOLE,
         ) from error
 
 
@@ -192,27 +238,19 @@ def _whole(model: Any, folder: Path, how: dict[str, Any]) -> Any:
         folder, local_files_only=True, output_loading_info=True, **how
     )
     if report["missing_keys"]:
-        raise ModelError(f"{folder}: weight {sorted(report['missing_keys'])[0]} is missing")
+        raise ModelError(f"{folder}: weight {sorted(report['missing_keys'])[0]} is missing", _WHOLE)
     return loaded
 
 
-def _check_channels(folder: Path, unet: Any, vae: Any) -> None:
-    """An inpainting or editing model has the same attentions, but takes more channels."""
-    latents = vae.config.latent_channels
-    if (unet.config.in_channels, unet.config.out_channels) != (latents, latents):
-        raise ModelError(
-            f"{folder}: its UNet takes {unet.config.in_channels} channels and gives "
-            f"{unet.config.out_channels}, its VAE has {latents}",
-            "a plain text-to-image Stable Diffusion is needed, not one for inpainting or editing",
-        )
-
-
 def read_schedule(folder: Path) -> Schedule:
-    """The noise schedule of a backbone folder; ModelError if there is none."""
+    """The noise schedule of a backbone folder; ModelError names its file and what is wrong."""
+    path = folder / "scheduler" / "scheduler_config.json"
     with _as_model_error(folder):
-        return Schedule.from_config(
-            json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        )
+        config = json.loads(path.read_text())
+        try:
+            return Schedule.from_config(config)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}", error.hint) from error
 
 
 def _embed(folder: Path, prompts: Sequence[str], variant: str | None) -> dict[str, Tensor]:
@@ -248,3 +286,38 @@ class TextEncoder:
         )  # fmt: skip
         embeddings: Tensor = self._encoder(tokens.input_ids.to(self._device))[0]
         return embeddings
+
+    def cuts(self, text: str) -> bool:
+        """Whether a text is longer than 77 tokens."""
+        tokens = self._tokenizer(text, verbose=False).input_ids
+        return len(tokens) > int(self._tokenizer.model_max_length)
+
+
+class Texts:
+    """Embeddings of texts as they come, the latest of them kept. The encoder waits for the first.
+
+    Each text is embedded alone, so that what it gives does not depend on the texts beside it.
+    """
+
+    def __init__(self, folder: Path, variant: str | None, device: torch.device) -> None:
+        """Of a backbone's folder; what is wrong in it is told when the first text comes."""
+        self._open = folder, variant, device
+        self._encoder: TextEncoder | None = None
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __call__(self, text: str) -> Tensor:
+        """The embedding [1, 77, D] of a text, float32."""
+        if text not in self._kept:
+            self._kept[text] = self._loaded()([text])
+        self._kept.move_to_end(text)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[text]
+
+    def cuts(self, text: str) -> bool:
+        """Whether a text is longer than 77 tokens."""
+        return self._loaded().cuts(text)
+
+    def _loaded(self) -> TextEncoder:
+        self._encoder = self._encoder or TextEncoder(*self._open)
+        return self._encoder

@@ -9,10 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from dmp_cli import store
 from dmp_cli.classes import parse_classes
 from dmp_cli.errors import UsageError
 from dmp_cli.plan import FINALS, PREDICTIONS, SAMPLERS, SPACINGS
-from dmp_cli.tasks import find, parse_axes
+from dmp_cli.tasks import BRIGHT, find, parse_axes
 
 Table = dict[str, Any]
 Check = Callable[[Any], str | None]  # what is wrong with a value, or None
@@ -71,6 +72,24 @@ def _digest(value: Any) -> str | None:
     return None if fits else "must be 64 hexadecimal digits"
 
 
+def _digests(value: Any) -> str | None:
+    fits = isinstance(value, dict) and all(
+        _inside(name) is None and _digest(digest) is None for name, digest in value.items()
+    )
+    return None if fits else "must be a table: a file of the backbone, 64 hexadecimal digits"
+
+
+def _inside(value: Any) -> str | None:
+    """A name that cannot lead out of the folder that it is looked up in."""
+    fits = isinstance(value, str) and value and not {"", ".", ".."} & set(re.split(r"[/\\]", value))
+    return None if fits else "must be a name without `..`, not empty or absolute"
+
+
+def _variant(value: Any) -> str | None:
+    fits = isinstance(value, str) and re.fullmatch(r"[\w-]*", value)
+    return None if fits else "must be a string, a plain name such as fp16"
+
+
 SETTINGS: dict[str, Check] = {
     "steps": _whole(1),
     "sampler": _one_of(SAMPLERS),
@@ -83,13 +102,15 @@ SETTINGS: dict[str, Check] = {
     "guidance": _positive,
 }
 _SOURCE = {
-    "path": _text, "repo": _filled, "revision": _filled, "made": _plain, "packaged": _filled,
+    "path": _text, "repo": _inside, "revision": _inside, "made": _plain, "packaged": _filled,
 }  # fmt: skip
 _SOURCES = {
-    "backbone": _SOURCE | {"variant": _text},
+    "backbone": _SOURCE | {"variant": _variant, "sha256": _digests},
     "lora": _SOURCE | {"file": _text, "sha256": _digest},
 }
-TASK_SETTINGS: dict[str, Check] = {"scale": _positive, "normals": _axes, "classes": _classes}
+TASK_SETTINGS: dict[str, Check] = {
+    "scale": _positive, "bright": _one_of(BRIGHT), "normals": _axes, "classes": _classes,
+}  # fmt: skip
 _MODEL = SETTINGS | {"summary": _text, "license": _text}
 _TASK = SETTINGS | TASK_SETTINGS
 
@@ -104,7 +125,7 @@ class _File:
     def error(self, where: tuple[str, ...], key: str, why: str) -> UsageError:
         return UsageError(
             f"{self.path}, line {self._line(where, key)}: {'.'.join((*where, key))} {why}",
-            "docs/weights.md lists the keys",
+            "docs/weights-file.md lists the keys",
         )
 
     def _line(self, where: tuple[str, ...], key: str) -> int:
@@ -128,7 +149,7 @@ class _File:
 
 
 def load(extra: str | Path | None = None) -> Table:
-    """The packaged weights file, with `$DMP_WEIGHTS` and then `extra` merged over it.
+    """The packaged weights file; over it the store's, `$DMP_WEIGHTS` and `extra` are merged.
 
     Entries merge key by key; a source (`backbone`, `lora`) is replaced as a whole. UsageError
     names file, line and key of what is not understood.
@@ -149,7 +170,9 @@ def files(extra: str | Path | None = None) -> list[Path]:
     packaged = Path(str(resources.files("dmp_cli"))) / "weights.toml"
     if not packaged.exists():
         packaged = packaged.parent.parent / "weights.toml"
-    return [packaged, *(Path(path) for path in (os.environ.get("DMP_WEIGHTS"), extra) if path)]
+    kept = [store.weights_file()] if store.weights_file().is_file() else []
+    given = [Path(path) for path in (os.environ.get("DMP_WEIGHTS"), extra) if path]
+    return [packaged, *kept, *given]
 
 
 def _merge(below: Table, above: Table) -> Table:

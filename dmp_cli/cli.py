@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from dmp_cli import __version__
-from dmp_cli.commands import data, doctor, predict, predict_all, scenes, tasks, train
+from dmp_cli.commands import data, doctor, predict, predict_all, scenes, tasks, train, weights
 from dmp_cli.commands import eval as eval_
 from dmp_cli.errors import DmpError
 
@@ -29,6 +29,7 @@ app.command("train")(train.train)
 app.command("eval")(eval_.evaluate)
 data.app.command("scenes")(scenes.scenes)
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 app.command("tasks")(tasks.tasks)
 app.command("doctor")(doctor.doctor)
 

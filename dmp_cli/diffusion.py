@@ -15,6 +15,35 @@ from torch import Tensor
 
 from dmp_cli.errors import ModelError, UsageError
 
+_KNOWN = "dmp takes betas as stated: beta_schedule linear or scaled_linear, or trained_betas"
+
+
+def _no_schedule(config: dict[str, Any]) -> str | None:
+    """Why a scheduler's configuration describes no schedule a_t that dmp has, or None."""
+    kind = config.get("beta_schedule")
+    listed = config.get("trained_betas") is not None
+    if config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+        return "it is of a flow model"
+    if not listed and kind not in ("linear", "scaled_linear"):
+        return f"its beta_schedule is {kind!r}" if kind else "it states no beta_schedule"
+    if not listed and not {"beta_start", "beta_end"} <= set(config):
+        return "it states no beta_start and beta_end"
+    if config.get("rescale_betas_zero_snr"):
+        return "rescale_betas_zero_snr changes its betas"
+    if config.get("timestep_type", "discrete") != "discrete":
+        return f"its timestep_type is {config['timestep_type']!r}"
+    return None
+
+
+def _betas(config: dict[str, Any]) -> Tensor:
+    if config.get("trained_betas") is not None:
+        return torch.tensor(config["trained_betas"], dtype=torch.float32)
+    start, end = config["beta_start"], config["beta_end"]
+    count = config.get("num_train_timesteps", 1000)
+    if config["beta_schedule"] == "linear":
+        return torch.linspace(start, end, count, dtype=torch.float32)
+    return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -26,21 +55,19 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Schedule":
-        """Read a diffusers `scheduler_config.json`; ModelError for a schedule that is not known."""
-        count = config.get("num_train_timesteps", 1000)
-        start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
-        kind = config.get("beta_schedule", "linear")
-        if config.get("trained_betas") is not None:
-            betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
-        elif kind == "linear":
-            betas = torch.linspace(start, end, count, dtype=torch.float32)
-        elif kind == "scaled_linear":
-            betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
-        else:
-            raise ModelError(
-                f"beta_schedule {kind!r} of the backbone's scheduler is not known",
-                "dmp knows linear, scaled_linear and trained_betas",
-            )
+        """Read a diffusers `scheduler_config.json` as its DDIMScheduler does.
+
+        Of any scheduler class that trains with betas: what a configuration says of sampling
+        (`prediction_type`, `timestep_spacing`, `clip_sample`, `use_karras_sigmas`, ...) is the
+        LoRA's to say, or plays no part. ModelError names what cannot be taken.
+        """
+        why = _no_schedule(config)
+        if why:
+            name = config.get("_class_name", "scheduler")
+            raise ModelError(f"a {name} that is not supported: {why}", _KNOWN)
+        betas = _betas(config)
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise ModelError("its betas are not all in (0, 1)", _KNOWN)
         alphas = torch.cumprod(1.0 - betas, dim=0)
         final = torch.tensor(1.0) if config.get("set_alpha_to_one", True) else alphas[0]
         return cls(alphas, final, config.get("steps_offset", 0))

@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, str]:
 def _unreadable(path: Path, why: str) -> ModelError:
     return ModelError(
         f"{path}: cannot be read as safetensors: {why}",
-        "fetch or copy the file again; a pickle (.bin, .pt) has to be converted first",
+        "fetch or copy the file again; a pickle (.bin, .pt) is for `dmp weights import`",
     )
 
 

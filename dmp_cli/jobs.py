@@ -49,6 +49,7 @@ class Job:
     targets: dict[tuple[str, str], Path]
     frame: int | None = None  # of a clip, from 0 on
     name: str = ""  # the source below the root that it was found under
+    prompt: str | None = None  # of this image alone, "" for none; None: the one of the run
 
 
 @dataclass(frozen=True)

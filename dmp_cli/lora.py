@@ -5,12 +5,13 @@ Layouts, told by their keys and read to the same matrices:
     official   {attention}.processor.to_q_lora.down.weight         (also below `unet.`)
     diffusers  unet.{attention}.to_q.lora_A.weight, unet.{attention}.to_q.lora.down.weight
     PEFT       base_model.model.{attention}.to_q.lora_A.weight     (adapter_config.json beside it)
+    kohya      lora_unet_{attention}_to_q.lora_down.weight, .alpha (underscores in place of dots)
 """
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ _KEYS = (
     re.compile(r"(?P<at>.+\.to_[a-z]+(\.0)?)\.lora_(?P<side>[AB])(\.default)?\.weight"),
     re.compile(r"(?P<at>.+\.to_[a-z]+(\.0)?)\.(?P<side>alpha)"),
 )
+_KOHYA = re.compile(r"lora_unet_(?P<at>\w+)\.(lora_(?P<side>down|up)\.weight|alpha)")
 _SIDES = {"down": "down", "A": "down", "up": "up", "B": "up", "alpha": "alpha"}
 
 Matrices = dict[str, tuple[Tensor, Tensor]]
@@ -43,14 +45,24 @@ def read(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Matrices:
     in it that is not so: a key missing or one too many, a shape of another base model, a value
     that is not finite, a file that is no safetensors.
     """
-    tensors, metadata = _load(path)
+    return check(path, *load(path), shapes)
+
+
+def check(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, int]],
+) -> Matrices:
+    """What `read` gives, of tensors in memory; `path` is where they came from."""
     try:
         shapes = chosen(shapes, metadata.get(DECLARED, "all"))
     except UsageError as error:
         raise _refused(path, f"{DECLARED} in its header: {error}") from error
     parts: dict[str, dict[str, Tensor]] = {}
+    dotted = _dotted(shapes)
     for key in sorted(tensors):
-        module, side = _place(path, key)
+        module, side = _place(path, key, dotted)
         if module not in shapes:
             raise _refused(path, f"{key}: the backbone has no such projection")
         if side in parts.setdefault(module, {}):
@@ -108,7 +120,8 @@ def _refused(path: Path, why: str) -> ModelError:
     )
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file, unchecked; ModelError if it is none."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -116,12 +129,23 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
             f"{path}: cannot be read as safetensors: {error}",
-            "fetch or copy the file again; a pickle (.bin, .pt) has to be converted first",
+            "fetch or copy the file again; a pickle (.bin, .pt) is for `dmp weights import`",
         ) from error
 
 
-def _place(path: Path, key: str) -> tuple[str, str]:
+def _dotted(modules: Iterable[str]) -> dict[str, str]:
+    """Modules by their names in kohya's layout; names that two of them share are left out."""
+    found: dict[str, list[str]] = {}
+    for module in modules:
+        found.setdefault(module.replace(".", "_"), []).append(module)
+    return {flat: same[0] for flat, same in found.items() if len(same) == 1}
+
+
+def _place(path: Path, key: str, dotted: Mapping[str, str]) -> tuple[str, str]:
     """(module, side) of a key of any layout."""
+    kohya = _KOHYA.fullmatch(key)
+    if kohya:
+        return dotted.get(kohya["at"], kohya["at"]), kohya["side"] or "alpha"
     for pattern in _KEYS:
         found = pattern.fullmatch(_PREFIX.sub("", key))
         if found:
@@ -139,7 +163,7 @@ def _declared_alpha(path: Path, metadata: Mapping[str, str]) -> float | None:
         if "lora_adapter_metadata" in metadata:
             declared = json.loads(metadata["lora_adapter_metadata"])
             declared = {key.removeprefix("unet."): value for key, value in declared.items()}
-        elif path.name == "adapter_model.safetensors" and config.exists():
+        elif path.stem == "adapter_model" and config.exists():
             declared = json.loads(config.read_text())
         else:
             return None

@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dmp_cli import classes, header, images, tasks, weights
+from dmp_cli import classes, header, images, sources, store, tasks, weights
 from dmp_cli.backbone import Backbone, quiet, read_schedule
 from dmp_cli.device import Placement, choose, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import ImageError, ResourceError, UsageError
 from dmp_cli.outputs import panels
 from dmp_cli.plan import Options, Plan, Settings
-from dmp_cli.weights import Recipe, Source
+from dmp_cli.sources import Source
+from dmp_cli.weights import Recipe
 
 Array = NDArray[Any]
 Drawn = Array | ImageError  # what the network drew: float32 [h, w, 3] around [-1, 1]
@@ -36,6 +37,7 @@ class Prepared:
     width: int
     pictures: Mapping[int, Array]
     notes: tuple[str, ...] = ()
+    prompt: str | None = None  # of this image, "" for none; None: that of the recipe
     shown: Array | None = None  # the input for pictures that show it beside its maps
 
     @property
@@ -106,18 +108,21 @@ class Predictor:
         each = _PER_IMAGE * area / 512**2
         return int(min(max((available[0] - _RESERVE) // each, 1), _MOST))
 
-    def __call__(self, image: Image.Image | Array | str | Path) -> Any:
+    def __call__(self, image: Image.Image | Array | str | Path, prompt: str | None = None) -> Any:
         """The map of an image, at its size: a numpy array as tasks.py describes it for the task.
 
         `image` is a path, a Pillow image, or an array [H, W, 3] (uint8, uint16, or sRGB-coded
-        floats in [0, 1]). With several tasks, a dict of maps by task. Raises ImageError.
+        floats in [0, 1]). `prompt` is of this image alone, "" for none; without it that of the
+        predictor is taken. With several tasks, a dict of maps by task. Raises ImageError.
         """
-        prepared = self.prepare(image)
+        prepared = self.prepare(image, prompt)
         drawn = self.draw([prepared])[0]
         maps = {task: self.finish(task, drawn[task], prepared) for task in self.plan.tasks}
         return maps[self.plan.tasks[0]] if self._single else maps
 
-    def prepare(self, image: Image.Image | Array | str | Path) -> Prepared:
+    def prepare(
+        self, image: Image.Image | Array | str | Path, prompt: str | None = None
+    ) -> Prepared:
         """Read an image, turn it upright and bring it to the network's size. Any thread."""
         behind = self.plan.background
         if isinstance(image, str | Path):
@@ -136,7 +141,7 @@ class Predictor:
                 raise ImageError(f"{width}x{height} is too large for --size 0; give a --size")
             pictures[size] = images.fit(pixels.rgb, fitted)
         shown = images.fit(pixels.rgb, panels.lowered(height, width)) if self._shows() else None
-        return Prepared(height, width, pictures, pixels.notes, shown)
+        return Prepared(height, width, pictures, pixels.notes, prompt, shown)
 
     def _shows(self) -> bool:
         return bool(self.plan.output.thumbnail or self.plan.output.side_by_side)
@@ -172,7 +177,8 @@ class Predictor:
                 pictures = np.stack([image.pictures[recipe.size] for image in batch])
                 pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
                 latents[recipe.size] = self._backbone.encode(pixels.float() / 127.5 - 1)
-            decoded = self._backbone.decode(self._sample(recipe, latents[recipe.size]))
+            prompts = [recipe.prompt if one.prompt is None else one.prompt for one in batch]
+            decoded = self._backbone.decode(self._sample(recipe, latents[recipe.size], prompts))
             for result, picture in zip(
                 drawn, decoded.permute(0, 2, 3, 1).cpu().numpy(), strict=True
             ):
@@ -184,14 +190,22 @@ class Predictor:
         dtype = self.placement.dtype_name
         return ImageError(f"{task}: the output is not finite in {dtype}", "try --dtype fp32")
 
-    def _sample(self, recipe: Recipe, latents: torch.Tensor) -> torch.Tensor:
+    def _sample(
+        self, recipe: Recipe, latents: torch.Tensor, prompts: Sequence[str]
+    ) -> torch.Tensor:
         self._backbone.use_lora(recipe.task)
+        # with a text, the recipe's guidance may be another; it is the same for every text
+        guidance = next((weights.prompted(recipe, text).guidance for text in prompts if text), 1.0)
         return sample(
-            lambda z, t: self._backbone.predict(z, t, recipe.prompt, recipe.guidance),
+            lambda z, t: self._backbone.predict(z, t, prompts, guidance),
             latents,
             self._backbone.schedule,
             sampling(recipe),
         )
+
+    def cuts(self, prompt: str) -> bool:
+        """Whether a prompt has more tokens than the network takes. The thread of `draw` only."""
+        return self._backbone.cuts(prompt)
 
     def finish(self, task: str, drawn: Drawn, image: Prepared) -> Array:
         """The map that a drawn picture stands for, at the size of the input. Any thread.
@@ -202,7 +216,9 @@ class Predictor:
         if isinstance(drawn, ImageError):
             raise drawn
         row, recipe = self._tasks[task], self.recipes[task]
-        coding = tasks.Coding(recipe.scale, recipe.normals, self.plan.axes, self._classes[task])
+        coding = tasks.Coding(
+            recipe.scale, recipe.normals, self.plan.axes, self._classes[task], recipe.bright
+        )
         decoded = row.decode(drawn, coding)
         full = images.resize(decoded, (image.height, image.width), nearest=row.labels)
         return tasks.unit_vectors(full) if row.unit_length else full
@@ -231,18 +247,23 @@ def plan_of(names: str | Sequence[str], **options: Unpack[Options]) -> Plan:
 
 
 def find_backbone(source: Source, half: bool) -> tuple[Path, str | None]:
-    """(folder, variant) of a backbone on this machine, fetched or made if need be."""
+    """(folder, variant) of a backbone on this machine, its hashes checked where known.
+
+    It is fetched or made if need be.
+    """
     if not source.made:
-        return weights.backbone_folder(source, half)
+        found = sources.backbone_folder(source, half)
+        sources.check(source, sources.backbone_stated(source, half))
+        return found
     from dmp_cli import untrained
 
     with quiet():
-        return untrained.make(weights.store() / "untrained"), None
+        return untrained.make(store.home() / "untrained"), None
 
 
 def _lora_file(recipe: Recipe, backbone: Path) -> Path:
     if not recipe.lora.made:
-        return weights.lora_file(recipe.lora)
+        return sources.lora_file(recipe.lora)
     from dmp_cli import untrained
 
     return untrained.make_lora(backbone / f"{recipe.lora.made}.safetensors", backbone)
@@ -256,11 +277,11 @@ def _of_others(files: Mapping[str, Path], folder: Path, variant: str | None) -> 
     told = {path: header.read(path).get("backbone_sha256") for path in files.values()}
     if not any(told.values()):
         return ()
-    used = weights.weight_file(folder, "unet", variant)
-    here = weights.sha256(used)
+    used = sources.weight_file(folder, "unet", variant)
+    here = sources.sha256(used)
     strange = {path: other for path, other in told.items() if other not in (None, here)}
     if strange:  # perhaps the other precision, which lies beside it
-        beside = {weights.sha256(path) for path in used.parent.glob("*.safetensors")}
+        beside = {sources.sha256(path) for path in used.parent.glob("*.safetensors")}
         strange = {path: other for path, other in strange.items() if other not in beside}
     return tuple(
         f"{path} was trained on a UNet with sha256 {other}, and {used} has {here}: unless those "
@@ -284,5 +305,5 @@ def _load(
     digests = {}
     for task, path in files.items():
         backbone.add_lora(task, path)
-        digests[task] = weights.sha256(path)
+        digests[task] = sources.sha256(path)
     return backbone, digests, _of_others(files, folder, variant)

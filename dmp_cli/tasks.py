@@ -26,6 +26,7 @@ from dmp_cli.errors import UsageError
 Array = NDArray[Any]
 
 AXES = {"opengl": "x y z", "directx": "x -y z", "opencv": "x -y -z"}
+BRIGHT = ("far", "near")  # what bright stands for in a picture of depth
 UNLABELLED = 255  # a pixel without a class
 Kind = Literal["values", "light", "depth", "normals", "labels"]  # of the numbers in a map
 
@@ -38,6 +39,7 @@ class Coding:
     emits: str = "opengl"  # the axes that the network draws normals in: a name of AXES, or "-x y z"
     axes: str = "opengl"  # the axes of the normals map
     classes: tuple[int, ...] | None = None  # the class ids to tell apart; None: all
+    bright: str = "far"  # of the depth picture: a name of BRIGHT
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,15 @@ def _three(grey: Array) -> Array:
 
 
 def _decode_depth(rgb: Array, coding: Coding) -> Array:
-    return np.maximum(_grey(rgb) / 2 + np.float32(0.5), 0) * np.float32(coding.scale)
+    level = _grey(rgb) / 2 + np.float32(0.5)
+    level = 1 - level if coding.bright == "near" else level
+    return np.maximum(level, 0) * np.float32(coding.scale)
 
 
 def _encode_depth(depth: Array, coding: Coding) -> Array:
-    return _three(depth / np.float32(coding.scale) * 2 - 1)
+    level = depth / np.float32(coding.scale)
+    level = 1 - level if coding.bright == "near" else level
+    return _three(level * 2 - 1)
 
 
 def depth_range(depth: Array) -> tuple[float, float] | None:

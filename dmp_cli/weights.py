@@ -1,51 +1,18 @@
-"""Which model, with which settings, from which verified local files. Loads no tensors."""
+"""Which model, with which settings and from which sources. Loads no tensors."""
 
-import hashlib
 import os
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dmp_cli import header
 from dmp_cli.catalogue import ORIGINS, SETTINGS, SOURCES, Table, load
 from dmp_cli.classes import parse_classes
 from dmp_cli.errors import ModelError, UsageError
 from dmp_cli.plan import Plan, Settings
+from dmp_cli.sources import Source, lora_file
 from dmp_cli.tasks import parse_axes
-
-LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-_PARTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-_CONFIGS = (
-    "scheduler/scheduler_config.json",
-    "tokenizer/*",
-    *(f"{part}/config.json" for part in _PARTS),
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a file or folder comes from: a path, a Hub repository, or made by dmp itself."""
-
-    path: Path | None = None
-    repo: str | None = None
-    revision: str | None = None
-    file: str | None = None
-    variant: str | None = None
-    sha256: str | None = None
-    made: str | None = None
-    packaged: str | None = None  # a path inside the package; `path` is where that is
-
-    def __str__(self) -> str:
-        if self.packaged:
-            return f"packaged {self.packaged}"
-        if self.repo:
-            return f"{self.repo}{'/' + self.file if self.file else ''}@{self.revision or 'main'}"
-        return str(self.path) if self.path else f"made by dmp ({self.made})"
 
 
 @dataclass(frozen=True)
@@ -66,6 +33,7 @@ class Recipe:
     prompt: str = ""
     guidance: float = 1.0  # unless stated, 2 with a prompt, as in the official code
     scale: float = 8.0
+    bright: str = "far"
     normals: str = "opengl"
     classes: str = "all"  # segmentation only
     summary: str = ""
@@ -88,7 +56,20 @@ def recipes(plan: Plan) -> list[Recipe]:
     """The recipe of each task of a plan, all that can be refused without torch being refused."""
     parse_axes(plan.axes)
     parse_classes(plan.classes or "all")
-    return resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
+    found = resolve(load(plan.weights), plan.tasks, plan.model, plan.settings)
+    return [fetched_by(recipe, asked(recipe.model, plan.tasks, plan.weights)) for recipe in found]
+
+
+def asked(model: str, tasks: Sequence[str], weights: str | None) -> str:
+    """What to give `dmp weights pull` for tasks of a model, as a shell takes it."""
+    words = [model, *(["--task", ",".join(tasks)] if tasks else [])]
+    return shlex.join(words + (["--weights", str(weights)] if weights else []))
+
+
+def fetched_by(recipe: Recipe, words: str) -> Recipe:
+    """A recipe whose errors name the command that fetches its files: `words` are of `asked`."""
+    backbone, lora = replace(recipe.backbone, asked=words), replace(recipe.lora, asked=words)
+    return replace(recipe, backbone=backbone, lora=lora)
 
 
 def resolve(
@@ -142,7 +123,7 @@ def _recipe(name: str, model: Table, task: str, chosen: Table) -> Recipe:
     if sources["lora"].made and not sources["backbone"].made:
         raise UsageError(
             f"model {name!r}, {task}: a lora made by dmp fits only the backbone made by dmp",
-            "docs/weights.md lists the keys",
+            "docs/weights-file.md lists the keys",
         )
     # what a LoRA was trained to predict is no choice of the entry: of `prediction` only a flag wins
     stated = frozenset(keys) - ({"prediction"} - chosen.keys())
@@ -155,6 +136,13 @@ def _guided(recipe: Recipe) -> Recipe:
     if recipe.prompt and "guidance" not in recipe.stated:
         return replace(recipe, guidance=2.0)
     return recipe
+
+
+def prompted(recipe: Recipe, prompt: str | None) -> Recipe:
+    """The recipe of an image with a prompt of its own, "" for none; for None as it is."""
+    if prompt in (None, recipe.prompt):
+        return recipe
+    return _guided(replace(recipe, prompt=prompt))
 
 
 def completed(recipe: Recipe) -> Recipe:
@@ -208,7 +196,12 @@ def _has_backbone(model: Table) -> bool:
 
 
 def _source(table: Table) -> Source:
-    return Source(**(table | ({"path": Path(table["path"])} if "path" in table else {})))
+    stated = dict(table)
+    if "path" in stated:
+        stated["path"] = Path(stated["path"])
+    if isinstance(stated.get("sha256"), dict):  # of a backbone: by file
+        stated["digests"] = stated.pop("sha256")
+    return Source(**stated)
 
 
 def sources(table: Table, model: str) -> dict[str, list[Source]]:
@@ -219,6 +212,22 @@ def sources(table: Table, model: str) -> dict[str, list[Source]]:
         for task, found in ((task, entry | own) for task, own in entry.get("tasks", {}).items())
         if not _without(entry, [task])
     }
+
+
+def parts(table: Table, model: str, weights: str | None = None) -> dict[str, Source | None]:
+    """The source of a model's backbone (`backbone`) and of each task's LoRA; None: none is named.
+
+    `weights` is the file that was given for this, for the commands that errors name.
+    """
+    entry = table["models"][model]
+    tables = {"backbone": entry.get("backbone", {})}
+    tables |= {task: own.get("lora", {}) for task, own in entry.get("tasks", {}).items()}
+    found: dict[str, Source | None] = {}
+    for part, stated in tables.items():
+        named = set(stated) & set(ORIGINS)
+        words = asked(model, [part] if part in entry.get("tasks", {}) else [], weights)
+        found[part] = replace(_source(stated), asked=words) if named else None
+    return found
 
 
 def _without(model: Table, tasks: Sequence[str]) -> list[str]:
@@ -239,141 +248,3 @@ def _no_source(model: str, tasks: Sequence[str]) -> ModelError:
         "name a backbone and LoRA files in a weights file and give it with --weights "
         "(docs/weights.md);\nto see dmp at work without them, use --model demo",
     )
-
-
-# The files --------------------------------------------------------------------------------
-
-
-def store() -> Path:
-    """The folder of what dmp keeps: `$DMP_HOME`, or the platform's data folder."""
-    import platformdirs
-
-    home = os.environ.get("DMP_HOME")
-    return Path(home) if home else platformdirs.user_data_path("dmp", appauthor=False)
-
-
-def hub_cache() -> Path:
-    """The folder in which the Hub's client keeps its downloads."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE)
-
-
-def lora_file(source: Source) -> Path:
-    """The local safetensors file of a LoRA, its sha256 checked where one is stated.
-
-    ModelError names what is missing or differs, and what to do.
-    """
-    if source.repo:
-        path = Path(
-            _from_hub(source, lambda hub, how: hub.hf_hub_download(filename=source.file, **how))
-        )
-    else:
-        path = _lora_in(source.path or Path())
-    if source.sha256 and sha256(path) != source.sha256:
-        raise ModelError(
-            f"{path}: wrong sha256: expected {source.sha256}, found {sha256(path)}",
-            "the file is damaged or another one: fetch it again, or correct the weights file",
-        )
-    return path
-
-
-def weight_file(folder: Path, part: str, variant: str | None) -> Path:
-    """The file with the weights of a part (unet, vae, text_encoder) of a backbone's folder."""
-    return folder / part / f"{_PARTS[part]}{f'.{variant}' if variant else ''}.safetensors"
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _lora_in(path: Path) -> Path:
-    if path.is_dir():
-        for name in LORA_NAMES:
-            if (path / name).is_file():
-                return path / name
-        raise ModelError(
-            f"{path}: holds none of {', '.join(LORA_NAMES)}",
-            "a pickle (.bin) has to be converted to safetensors first: docs/weights.md",
-        )
-    if not path.is_file():
-        raise ModelError(f"{path}: no such LoRA file", "correct `path` in the weights file")
-    if path.suffix != ".safetensors":
-        raise ModelError(
-            f"{path}: only safetensors files are read, never a pickle",
-            "convert it first: docs/weights.md",
-        )
-    return path
-
-
-def backbone_folder(source: Source, half: bool) -> tuple[Path, str | None]:
-    """(folder, variant) of a backbone whose files are all there.
-
-    With `half` the files of `source.variant` are taken if there are any, else the plain ones;
-    without it the other way round, since a half-precision file has lost what float32 keeps.
-    What is in the Hub's cache already is taken before a server is asked.
-    """
-    variants = list(dict.fromkeys([source.variant, None] if half else [None, source.variant]))
-    for online in (False, True) if source.repo else (False,):
-        for variant in variants:
-            folder = _snapshot(source, variant, online) if source.repo else source.path
-            if folder and not _missing(folder, variant):
-                return folder, variant
-    first = _missing(folder, None)[0] if folder else "everything"
-    raise ModelError(
-        f"{source}: not a whole backbone: {first} is missing",
-        "a backbone is a Stable Diffusion 1.x folder in diffusers' layout, with safetensors files",
-    )
-
-
-def _patterns(variant: str | None) -> list[str]:
-    middle = f".{variant}" if variant else ""
-    names = [f"{part}/{name}{middle}.safetensors" for part, name in _PARTS.items()]
-    return [*names, *_CONFIGS]
-
-
-def _missing(folder: Path, variant: str | None) -> list[str]:
-    return [name for name in _patterns(variant) if not any(folder.glob(name))]
-
-
-def _snapshot(source: Source, variant: str | None, online: bool) -> Path | None:
-    """The folder of the Hub's cache, filled if `online`; None if it holds nothing of this."""
-
-    def fetch(hub: Any, how: dict[str, Any]) -> str:
-        try:
-            return str(
-                hub.snapshot_download(
-                    allow_patterns=_patterns(variant), local_files_only=not online, **how
-                )
-            )
-        except hub.errors.LocalEntryNotFoundError:
-            if online:
-                raise
-            return ""
-
-    found = _from_hub(source, fetch)
-    return Path(found) if found else None
-
-
-def _from_hub(source: Source, fetch: Callable[[Any, dict[str, Any]], str]) -> str:
-    """Run a download; whatever goes wrong names repository, file and revision."""
-    import huggingface_hub as hub
-
-    try:
-        return fetch(hub, {"repo_id": source.repo, "revision": source.revision})
-    except Exception as error:  # of the HTTP library too, which the Hub's client changes
-        reason = error.__cause__ or error  # what the client says itself names no cause
-        first = str(reason).strip().split("\n")[0]
-        hint = (
-            "HF_HUB_OFFLINE is set and there is no copy here: unset it and run the command again"
-            if hub.constants.HF_HUB_OFFLINE
-            else "check the connection, the name and the revision, and for a private or gated "
-            "repository run `hf auth login`; then run the same command again"
-        )
-        raise ModelError(
-            f"{source.repo}: {source.file or 'backbone'} at revision {source.revision or 'main'} "
-            f"is not to be had: {type(reason).__name__}: {first}",
-            hint,
-        ) from error

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dmp_cli import cli
+from tests import hub as hubs
 
 PARITY = Path(__file__).parent / "parity"
 torch.set_num_threads(1)  # sums in the order that tests/parity was compared in, on any machine
@@ -79,6 +80,25 @@ def photos(tmp_path: Path) -> Path:
 def model(weights: Path) -> tuple[str, ...]:
     """The options that choose the tiny model, with one step."""
     return ("--weights", str(weights), "--model", "tiny", "--steps", "1")
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.Hub]:
+    """A server with org/tiny (a backbone, a LoRA) and org/half (the backbone in fp16 only)."""
+    if hubs.missing():
+        pytest.skip(f"no {hubs.missing()} here")
+    root = tmp_path_factory.mktemp("hub")
+    tiny = PARITY / "sd-tiny"
+    files = {str(path.relative_to(tiny)): path for path in tiny.rglob("*") if path.is_file()}
+    half = {name.replace(".safetensors", ".fp16.safetensors"): path for name, path in files.items()}
+    pickle = hubs.LORA.with_suffix(".bin")
+    extra = {"loras/depth.safetensors": hubs.LORA, "loras/depth.bin": pickle}
+    commits = {
+        "org/tiny": hubs.commit(root, "org/tiny", files | extra),
+        "org/half": hubs.commit(root, "org/half", half),
+    }
+    with hubs.serve(root) as address:
+        yield hubs.Hub(address, commits, root)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """A Hub of its own for tests: olah on loopback, serving git repositories made on the spot."""
 
+import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 CONFIG = """
 [basic]
@@ -24,6 +27,23 @@ mirrors-path = ["{root}/mirror"]
 [accessibility]
 offline = true
 """
+
+
+PARITY = Path(__file__).parent / "parity"
+LORA = PARITY / "lora" / "full" / "pytorch_lora_weights.safetensors"
+SHA256 = hashlib.sha256(LORA.read_bytes()).hexdigest()
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+
+
+def environment(home: Path, address: str, offline: bool = False) -> dict[str, str]:
+    """What makes the client of another process use a server, and a cache of its own."""
+    return os.environ | {
+        "HF_HOME": str(home),
+        "HF_ENDPOINT": address,
+        "HF_HUB_OFFLINE": str(int(offline)),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
 
 
 def missing() -> str:
@@ -95,50 +115,107 @@ class Hub:
 
     address: str
     commits: dict[str, str]
+    root: Path  # of the repositories
+
+
+COMMIT = "c" * 40  # of the faulty server
+NAME = "loras/depth.safetensors"
+DATA = bytes(range(256)) * 8192  # 2 MiB
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+PARTS = (
+    "unet/diffusion_pytorch_model.safetensors", "unet/config.json", "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors",
+    "text_encoder/config.json", "scheduler/scheduler_config.json",
+)  # fmt: skip
 
 
 class _Faulty(BaseHTTPRequestHandler):
-    """A Hub that does one thing wrong, whatever it is asked for: the first part of the path."""
+    """A Hub with the repository org/tiny that does one thing wrong: the first part of the path.
+
+    It states the sha256 of DATA, whatever it sends.
+    """
 
     protocol_version = "HTTP/1.1"
-    size = 100_000
+    asked: ClassVar[list[str]] = []
 
     def do_HEAD(self) -> None:
-        self.answer(body=False)
+        self.answer()
 
     def do_GET(self) -> None:
-        self.answer(body=True)
+        self.answer()
 
     def log_message(self, *words: object) -> None:
         """Nothing on standard error."""
 
-    def answer(self, body: bool) -> None:
-        fault = self.path.split("/")[1]
-        status = {"loop": 302, "cut": 200, "short": 200, "closed": 200}.get(fault) or int(fault)
-        if fault == "closed":
+    def answer(self) -> None:
+        _, fault, rest = self.path.split("/", 2)
+        first = not any(line.startswith(f"{self.command} {self.path}") for line in self.asked)
+        self.asked.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
+        if fault == "closed" or (fault == "gone" and self.command == "GET" and "resolve" in rest):
             self.close_connection = True
-            return
+        elif fault.isdigit() or (fault == "busy" and first):
+            self.head(int(fault) if fault.isdigit() else 503, 0)
+        elif fault == "loop":
+            self.head(302, 0, Location=self.path)
+        elif rest.startswith("api/"):
+            self.api(fault, rest)
+        elif "resolve" in rest:
+            self.file(fault, first)
+        else:
+            self.head(404, 0)
+
+    def head(self, status: int, length: int, **more: str) -> None:
         self.send_response(status)
-        self.send_header("ETag", '"0123456789abcdef0123456789abcdef01234567"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        length = self.size if status == 200 else 0
-        if fault == "loop":
-            self.send_header("Location", self.path)
-        if fault == "short" and body:
-            length //= 2
-        self.send_header("Content-Length", str(length))
+        stated = {"ETag": f'"{DIGEST}"', "X-Repo-Commit": COMMIT, "Content-Length": str(length)}
+        for key, value in (stated | more).items():
+            self.send_header(key.replace("_", "-"), value)
         self.end_headers()
-        if body and status == 200:
-            self.wfile.write(bytes(length // 2 if fault == "cut" else length))
-            self.close_connection = fault == "cut"
+
+    def api(self, fault: str, rest: str) -> None:
+        lfs = {"oid": DIGEST, "size": len(DATA), "pointerSize": 134}
+        facts = {"type": "file", "size": len(DATA), "oid": "0" * 40, "lfs": lfs}
+        names = [*PARTS, "tokenizer/../../../../climbed"] if fault == "hostile" else [NAME]
+        tree = [facts | {"path": name} for name in names]
+        found = tree if "/tree/" in rest else {"id": "org/tiny", "sha": COMMIT, "siblings": []}
+        data = json.dumps(found).encode()
+        self.head(200, len(data), Content_Type="application/json")
+        self.wfile.write(data)
+
+    def file(self, fault: str, first: bool) -> None:
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        start = 0 if fault == "deaf" else start
+        body = DATA[start:]
+        if fault == "wrong":
+            body = bytes(len(body))
+        length = {"short": len(body) // 2, "long": len(body) + 9}.get(fault, len(body))
+        self.head(206 if start else 200, length)
+        if self.command == "HEAD":
+            return
+        if fault == "drip":
+            for place in range(60):
+                self.wfile.write(body[place : place + 1])
+                time.sleep(0.5)
+        breaks = fault == "cuts" or (fault in ("cut", "deaf") and first)
+        self.wfile.write((body + bytes(9))[: length // 2 if breaks else length])
+        self.close_connection = True
 
 
 @contextmanager
-def faulty() -> Iterator[str]:
-    """Run a server of faults; yields its address, to which the fault is appended."""
+def faulty() -> Iterator[tuple[str, list[str]]]:
+    """Run a server of faults; its address, to which the fault is appended, and what it was asked.
+
+    401, 403 ...: that status. closed: connections are. gone: those for files. busy: 503 the first
+    time. loop: redirects without end. cut, cuts: half of what is left, once or always. deaf: half,
+    and then everything, whatever range is asked for. short, long, wrong: other bytes than stated.
+    drip: a byte now and then. hostile: a name that leads out of the cache. well: nothing.
+    """
+    _Faulty.asked.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), _Faulty) as server:
+        server.daemon_threads = True
         Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://127.0.0.1:{server.server_port}", _Faulty.asked
         finally:
             server.shutdown()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmp_cli import lora
-from dmp_cli.backbone import Backbone
+from dmp_cli.backbone import Backbone, Texts
 from dmp_cli.device import choose
 from dmp_cli.errors import ModelError
 from tests.conftest import PARITY
@@ -103,6 +103,51 @@ def test_guidance_is_official_and_only_with_a_prompt(backbone: Backbone) -> None
         backbone.predict(z(), 601, "a room", 2.0), expected, atol=1e-5, rtol=1e-4
     )
     assert torch.equal(backbone.predict(z(), 601, "", 2.0), empty)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_each_row_may_have_its_own_prompt(backbone: Backbone, guidance: float) -> None:
+    texts = ["a room", "", "a hall", "a room"]
+    together = backbone.predict(z(4), 601, texts, guidance)
+    alone = [backbone.predict(z(4)[i : i + 1], 601, text, guidance) for i, text in enumerate(texts)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(
+        backbone.predict(z(), 601, "a hall", guidance), backbone.predict(z(), 601, "", guidance)
+    )
+
+
+@torch.inference_mode()
+def test_one_prompt_for_each_row_is_one_for_all(backbone: Backbone) -> None:
+    same = backbone.predict(z(2), 601, ["a room"] * 2, 2.0)
+    assert torch.equal(same, backbone.predict(z(2), 601, "a room", 2.0))
+
+
+def test_a_text_that_was_not_known_is_embedded_as_one_that_was(backbone: Backbone) -> None:
+    later = Backbone.load(SD, choose("cpu", "fp32"))
+    assert later._texts is not None
+    assert torch.equal(later.words([""]), backbone.words([""]))
+    assert later._texts._encoder is None  # let go, and not needed yet
+    assert torch.equal(later.words(["a room"]), backbone.words(["a room"]))
+    assert later._texts._encoder is not None
+
+
+def test_embeddings_of_texts_are_bounded(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmp_cli.backbone._KEPT", 2)
+    texts = Texts(SD, None, torch.device("cpu"))
+    first = texts("one")
+    for text in ("two", "one", "three"):
+        texts(text)
+    assert list(texts._kept) == ["one", "three"]
+    assert texts("one") is first
+
+
+@pytest.mark.parametrize(("text", "cut"), [("a room", False), ("room " * 200, True)])
+def test_a_prompt_beyond_the_tokens_is_cut(backbone: Backbone, text: str, cut: bool) -> None:
+    assert backbone.cuts(text) is cut
+    assert backbone.words([text]).shape[1] == 77
 
 
 @torch.inference_mode()

@@ -382,16 +382,17 @@ def test_version_and_tasks(dmp: Dmp) -> None:
 def test_doctor_says_what_is_here(dmp: Dmp, weights: Path) -> None:
     facts = json.loads(dmp("doctor", "--json", "--weights", weights, "--device", "cpu").out)
     assert facts["device"] == "cpu (as asked)"
-    assert facts["model tiny"] == ", ".join(TASKS)
-    assert facts["model dmp"] == "no source for its weights"
+    assert facts["model tiny"] == ", ".join(("backbone", *TASKS))
+    assert "backbone (not fetched), depth (no source)" in facts["model dmp"]
     weights.write_text(
         "[models.away]\nbackbone = {path = 'none'}\ntasks.depth.lora = {path = 'none'}\n"
         "[models.hub]\nbackbone = {repo = 'a/b'}\n"
         "tasks.depth.lora = {repo = 'a/b', file = 'c.safetensors'}\n"
     )
     facts = json.loads(dmp("doctor", "--json", "--weights", weights, "--device", "cpu").out)
-    assert facts["model away"] == f"depth (missing: {weights.parent / 'none'})"
-    assert facts["model hub"] == "depth (from the Hub)"
+    none = weights.parent / "none"
+    assert facts["model away"] == f"backbone (missing: {none}), depth (missing: {none})"
+    assert facts["model hub"] == "backbone (not fetched), depth (not fetched)"
     assert str(weights) in facts["weights files"]
     assert "GiB free of" in facts["memory"]
     assert "torch" in dmp("doctor", "--device", "cpu").out
@@ -401,7 +402,7 @@ def test_doctor_says_what_is_here(dmp: Dmp, weights: Path) -> None:
     ("words", "offered"),
     [
         ("--sampler ", ["ddim", "oracle", "onepass"]),
-        ("--model ", ["dmp", "dmp-paper", "demo", "untrained"]),
+        ("--model ", ["dmp", "dmp-paper", "intrinsic-lora", "demo", "untrained"]),
         ("--colormap ", list(colour.COLORMAPS)),
         ("de", ["depth"]),
         ("depth,no", ["depth,normals"]),

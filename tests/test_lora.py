@@ -47,6 +47,7 @@ LAYOUTS: dict[str, Callable[[str], str]] = {
     "peft with its adapter's name": lambda key: (
         f"base_model.model.{module(key)}.lora_{SIDES[split(key)[2]]}.default.weight"
     ),
+    "kohya": lambda key: f"lora_unet_{module(key).replace('.', '_')}.lora_{split(key)[2]}.weight",
 }
 
 
@@ -76,8 +77,11 @@ def test_the_scale_goes_into_the_up_matrices(tmp_path: Path) -> None:
     by_metadata = lora.read(path, SHAPES)
     alphas = {f"unet.{name}.alpha": torch.tensor(8.0) for name in SHAPES}
     by_keys = lora.read(saved(tmp_path / "keys.safetensors", named | alphas), SHAPES)
+    kohya = {LAYOUTS["kohya"](key): value for key, value in STATE.items()}
+    kohya |= {f"lora_unet_{name.replace('.', '_')}.alpha": torch.tensor(8.0) for name in SHAPES}
+    by_kohya = lora.read(saved(tmp_path / "kohya.safetensors", kohya), SHAPES)
     for key in (key for key in STATE if ".up." in key):
-        for found in (by_config, by_metadata, by_keys):
+        for found in (by_config, by_metadata, by_keys, by_kohya):
             assert torch.equal(found[module(key)][1], STATE[key] * 2)
 
 
@@ -145,6 +149,14 @@ def test_a_file_that_declares_its_targets_holds_exactly_these(tmp_path: Path) ->
         lora.read(saved(tmp_path / "e.safetensors", state, **{lora.DECLARED: "x"}), SHAPES)
 
 
+def test_a_kohya_name_that_two_projections_share_is_refused(tmp_path: Path) -> None:
+    shapes = {"down.a_b.attn1.to_q": (2, 2), "down.a.b.attn1.to_q": (2, 2)}
+    key = "lora_unet_down_a_b_attn1_to_q.lora_down.weight"
+    path = saved(tmp_path / "a.safetensors", {key: torch.zeros(1, 2)})
+    with pytest.raises(ModelError, match=f"{key}: the backbone has no such projection"):
+        lora.read(path, shapes)
+
+
 FIRST = sorted(STATE)[0]
 MODULE = module(FIRST)
 UP = FIRST.replace(".down.", ".up.")
@@ -164,6 +176,23 @@ def not_a_lora(state: State) -> None:
 
 def text_encoder(state: State) -> None:
     state["text_encoder.layers.0.self_attn.to_q.lora_A.weight"] = torch.zeros(2, 2)
+
+
+def kohya_feed_forward(state: State) -> None:
+    at = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj"
+    state[f"{at}.lora_down.weight"] = torch.zeros(4, 16)
+
+
+def kohya_text_encoder(state: State) -> None:
+    state["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"] = torch.zeros(4, 16)
+
+
+def kohya_dora(state: State) -> None:
+    state[f"lora_unet_{MODULE.replace('.', '_')}.dora_scale"] = torch.zeros(16)
+
+
+def kohya_twice(state: State) -> None:
+    state[LAYOUTS["kohya"](UP)] = state[UP].clone()
 
 
 def other_base(state: State) -> None:
@@ -201,6 +230,10 @@ def twice(state: State) -> None:
         (one_more, "down_blocks.9.*the backbone has no such projection"),
         (not_a_lora, "conv_in.weight: no key of a LoRA"),
         (text_encoder, "text_encoder.*no such projection"),
+        (kohya_feed_forward, "lora_unet_.*_ff_net_0_proj.*no such projection"),
+        (kohya_text_encoder, "lora_te_.*: no key of a LoRA"),
+        (kohya_dora, "dora_scale: no key of a LoRA"),
+        (kohya_twice, "is there twice"),
         (other_base, rf"{MODULE}: down \[4, 999\] and up .* do not fit"),
         (ranks_differ, r"down \[3, 16\] and up \[16, 4\] do not fit"),
         (rank_zero, r"down \[0, 16\]"),

@@ -114,6 +114,37 @@ def test_a_prompt_changes_the_map_and_turns_guidance_on(
     assert not np.array_equal(other(photo), depth(photo))
 
 
+def test_an_image_may_have_its_own_prompt(
+    depth: Predictor, photo: Path, weights_file: Path
+) -> None:
+    prompted = Predictor("depth", model="tiny", weights=weights_file, prompt="a room")
+    plain = depth(photo)
+    assert np.array_equal(depth(photo, prompt="a room"), prompted(photo))
+    assert np.array_equal(prompted(photo, prompt=""), plain)
+    assert np.array_equal(depth(photo, "a hall"), prompted(photo, "a hall"))
+    assert not np.array_equal(depth(photo, "a hall"), prompted(photo))
+    assert np.array_equal(depth(photo), plain)
+
+
+def test_a_prompt_of_an_image_takes_the_guidance_that_is_stated(
+    depth: Predictor, photo: Path, weights_file: Path
+) -> None:
+    asked = Predictor("depth", model="tiny", weights=weights_file, guidance=1.0)
+    found = asked(photo, "a room")
+    assert not np.array_equal(found, depth(photo, "a room"))
+    assert not np.array_equal(found, asked(photo))
+
+
+def test_prompts_of_a_batch_are_each_images_own(depth: Predictor, tmp_path: Path) -> None:
+    texts = ["a room", "", None, "a hall"]
+    path = write_image(tmp_path / "a.png", 64, 96)
+    together = depth.draw([depth.prepare(path, text) for text in texts])
+    for text, drawn in zip(texts, together, strict=True):
+        image = depth.prepare(path, text)
+        found, alone = depth.finish("depth", drawn["depth"], image), depth(path, text)
+        assert np.linalg.norm(found - alone) / np.linalg.norm(alone) < 1e-5
+
+
 def test_tasks_of_one_model_may_see_other_sizes(tmp_path: Path, photo: Path) -> None:
     path = write_weights(tmp_path / "w.toml", "size = 64", ("depth", "normals"))
     path.write_text(path.read_text() + "\nsize = 96\n")

@@ -24,7 +24,9 @@ def a_map(name: str) -> Array:
     return RNG.random((20, 30), np.float32) * (12 if name == "depth" else 1)
 
 
-CODINGS = [Coding(), Coding(scale=3.0, emits="-y x -z", axes="opencv")]
+CODINGS = [
+    Coding(), Coding(scale=3.0, emits="-y x -z", axes="opencv"), Coding(scale=3.0, bright="near"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -44,6 +46,13 @@ def test_depth_is_the_mean_clamped_below_only() -> None:
     np.testing.assert_allclose(
         find("depth").decode(drawn, Coding(scale=8)), [[10, 4, 0]], atol=1e-5
     )
+
+
+def test_bright_may_be_near() -> None:
+    """A picture brighter than white is at the camera, not behind it."""
+    drawn = np.array([[[1.4, 1.5, 1.6], [-0.5, 0.0, 0.5], [-2, -2, -2]]], np.float32)
+    found = find("depth").decode(drawn, Coding(scale=2, bright="near"))
+    np.testing.assert_allclose(found, [[0, 1, 3]], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,14 @@ from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.errors import DmpError, ImageError, ModelError, ResourceError, UsageError
 from dmp_cli.plan import Settings
+from dmp_cli.sources import sha256
 from dmp_cli.train import checkpoints, loop, result
 from dmp_cli.train import events as ev
 from dmp_cli.train import trainer as trainers
 from dmp_cli.train.draws import Chances, draws
 from dmp_cli.train.job import job_of, plain_name
 from dmp_cli.train.latents import Cache
-from dmp_cli.weights import resolve, sha256, to_train
+from dmp_cli.weights import resolve, to_train
 from tests.training import SIZE, losses, only, run, small_backbone, training, write_pairs
 
 LORA = "pytorch_lora_weights.safetensors"

@@ -13,12 +13,12 @@ from dmp_cli import files, tasks
 from dmp_cli.diffusion import Schedule, estimate, mix, target
 from dmp_cli.errors import ModelError, ResourceError, UsageError
 from dmp_cli.maps import Reading
+from dmp_cli.sources import Source
 from dmp_cli.train import checkpoints, job, journal, objective, result
 from dmp_cli.train.checkpoints import State
 from dmp_cli.train.draws import Chances, draws
 from dmp_cli.train.journal import Journal
 from dmp_cli.train.settings import Course, check, parse_timesteps
-from dmp_cli.weights import Source
 from tests.training import training
 
 SCHEDULE = Schedule.from_config(

@@ -14,11 +14,11 @@ from PIL import Image
 
 from dmp_cli import untrained
 from dmp_cli.plan import Settings
+from dmp_cli.store import home
 from dmp_cli.train import events as ev
 from dmp_cli.train import loop
 from dmp_cli.train.job import job_of
 from dmp_cli.train.settings import Course, Training
-from dmp_cli.weights import store
 
 SIZE = 32
 
@@ -48,12 +48,12 @@ def write_pairs(folder: Path, count: int = 4, size: int = SIZE) -> Path:
 
 def small_backbone() -> Path:
     """A random backbone with a quarter of the attentions of `untrained`: made once, loaded fast."""
-    folder = store() / "small"
+    folder = home() / "small"
     if folder.exists():
         return folder
-    part = Path(mkdtemp(dir=untrained.make(store() / "untrained").parent))
+    part = Path(mkdtemp(dir=untrained.make(home() / "untrained").parent))
     for name in ("scheduler", "tokenizer", "text_encoder"):
-        shutil.copytree(store() / "untrained" / name, part / name)
+        shutil.copytree(home() / "untrained" / name, part / name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = UNet2DConditionModel(

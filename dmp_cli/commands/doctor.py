@@ -10,7 +10,7 @@ import typer
 
 from dmp_cli import __version__
 from dmp_cli.commands import options as opt
-from dmp_cli.weights import Source
+from dmp_cli.inventory import Part
 
 _PACKAGES = ("torch", "diffusers", "peft", "transformers", "huggingface-hub", "numpy", "pillow")
 
@@ -53,29 +53,29 @@ def _memory(available: tuple[int, int] | None) -> str:
 
 
 def _models(weights: str | None) -> dict[str, str]:
-    """The weights files that are read, the stores, and which model has which tasks."""
-    from dmp_cli import catalogue
-    from dmp_cli.weights import hub_cache, sources, store
+    """The weights files that are read, the stores, and what is here of each model."""
+    from dmp_cli import catalogue, hub, store
+    from dmp_cli.inventory import parts_of
 
     table = catalogue.load(weights)
     facts = {
         "weights files": ", ".join(map(str, catalogue.files(weights))),
-        "store": str(store()),
-        "Hub cache": str(hub_cache()),
+        "store": str(store.home()),
+        "Hub cache": str(hub.cache()),
     }
     for model in table["models"]:
-        found = sources(table, model)
-        shown = [f"{task}{_state(files)}" for task, files in found.items()]
-        facts[f"model {model}"] = ", ".join(shown) or "no source for its weights"
+        parts = parts_of(table, model, weights)
+        facts[f"model {model}"] = ", ".join(f"{part.name}{_state(part)}" for part in parts)
     return facts
 
 
-def _state(files: list[Source]) -> str:
-    """What keeps a task from running at once."""
-    absent = [str(file.path) for file in files if file.path and not file.path.exists()]
-    if absent:
-        return f" (missing: {absent[0]})"
-    return " (from the Hub)" if any(file.repo for file in files) else ""
+def _state(part: Part) -> str:
+    """What keeps a part of a model from being used at once."""
+    if part.here:
+        return ""
+    if part.source is None:
+        return " (no source)"
+    return " (not fetched)" if part.source.repo else f" (missing: {part.source})"
 
 
 def _host_memory() -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ from dmp_cli.plan import (
 MODEL = "Model (without a flag, as its entry in weights.toml says)"
 RUN, FILES, LOOKS, TALK = "How to run", "Files", "Looks", "Output"
 THUMBNAIL = 400  # pixels of the long side on a contact sheet
+CAPTIONER = "Salesforce/blip-image-captioning-large"
 
 
 def _names(names: tuple[str, ...]) -> str:
@@ -35,7 +36,8 @@ def complete_tasks(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in TASKS if name not in before.split(",")]
 
 
-def _models() -> list[str]:
+def complete_models() -> list[str]:
+    """Names of models for the shell."""
     from dmp_cli.catalogue import load
 
     return list(load()["models"])
@@ -127,13 +129,17 @@ DryRun = Annotated[
                  rich_help_panel=FILES),
 ]  # fmt: skip
 
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Ask no server; also $HF_HUB_OFFLINE.", rich_help_panel=MODEL),
+]
 Model = Annotated[
     str | None,
     typer.Option(
         help="Name of a model in weights.toml.",
         envvar="DMP_MODEL",
         rich_help_panel=MODEL,
-        autocompletion=_models,
+        autocompletion=complete_models,
     ),
 ]
 Weights = Annotated[
@@ -167,6 +173,24 @@ Final = Annotated[
 Prompt = Annotated[
     str | None, typer.Option(help="Text that guides the network.", rich_help_panel=MODEL)
 ]
+PromptFrom = Annotated[
+    str | None,
+    typer.Option(help="A text for each image, which wins over --prompt: txt, for the .txt beside "
+                 "it, or a column of metadata.jsonl, such as text.",
+                 metavar="txt|COLUMN", rich_help_panel=MODEL,
+                 autocompletion=lambda: ("txt", "text")),
+]  # fmt: skip
+Caption = Annotated[
+    bool,
+    typer.Option("--caption", rich_help_panel=MODEL,
+                 help="Caption each image that has no text from --prompt-from, and prompt with "
+                 "that; kept in OUT/captions.jsonl."),
+]  # fmt: skip
+CaptionModel = Annotated[
+    str,
+    typer.Option(help="Repository or folder of the captioning model.", metavar="NAME",
+                 rich_help_panel=MODEL),
+]  # fmt: skip
 Guidance = Annotated[
     float | None,
     typer.Option(help="Strength of the prompt; 1: none.", rich_help_panel=MODEL),

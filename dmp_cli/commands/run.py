@@ -8,7 +8,7 @@ import typer
 
 from dmp_cli import jobs, marks, tasks
 from dmp_cli.catalogue import load
-from dmp_cli.commands import parse
+from dmp_cli.commands import fetch, parse, texts
 from dmp_cli.commands.pages import PAGE, gathered, make, on_page
 from dmp_cli.commands.report import Talk, count, follow, shown
 from dmp_cli.commands.run_options import RunOptions
@@ -24,11 +24,12 @@ def run(plan: Plan, inputs: list[str], options: RunOptions) -> None:
     if options.video:
         _check_video(plan)
     talk = options.talk()
-    found = list(_frames(_inputs(inputs, options, talk), talk))
-    todo = jobs.plan_targets(found, options.output, plan.tasks, plan.output, options.keep_suffix)
+    items = list(_frames(_inputs(inputs, options, talk), talk))
+    todo = jobs.plan_targets(items, options.output, plan.tasks, plan.output, options.keep_suffix)
     _check_foreign(plan, todo, options)
     movies = jobs.plan_movies(todo, options.output, plan.tasks) if options.video else []
     chosen = recipes(plan)
+    found = texts.find(todo, options)
     if options.dry_run:
         for job in todo:
             for path in dict.fromkeys(job.targets.values()):
@@ -37,6 +38,7 @@ def run(plan: Plan, inputs: list[str], options: RunOptions) -> None:
             talk.output(str(movie.target))
         return
     _prepare(plan, chosen, options, talk)
+    todo = texts.complete(found, plan, options, talk)
     _predict(plan, chosen, todo, movies, options, talk)
 
 
@@ -63,12 +65,19 @@ def _check_video(plan: Plan) -> None:
 
 
 def _prepare(plan: Plan, chosen: list[Recipe], options: RunOptions, talk: Talk) -> None:
-    """Check device and output folder before a model is loaded; say what class ids will mean."""
+    """Check what can be before a model is loaded, and fetch what is not on this machine.
+
+    First what is known without torch, which takes seconds to import.
+    """
     from dmp_cli import files
+
+    backbone, loras = chosen[0].backbone, [recipe.lora for recipe in chosen]
+    fetch.ready(backbone, loras, plan.dtype == "fp16", options.offline)
+    files.check_writable(options.output)
     from dmp_cli.device import choose
 
-    choose(plan.device, plan.dtype)
-    files.check_writable(options.output)
+    placement = choose(plan.device, plan.dtype)
+    fetch.fetch([backbone, *loras], placement.dtype_name == "fp16", talk)
     _write_labels(plan, chosen, options.output, talk)
 
 

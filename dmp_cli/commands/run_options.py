@@ -34,12 +34,16 @@ class RunOptions:
     dry_run: opt.DryRun = False
     model: opt.Model = None
     weights: opt.Weights = None
+    offline: opt.Offline = False
     steps: opt.Steps = None
     sampler: opt.Sampler = None
     spacing: opt.Spacing = None
     prediction: opt.Prediction = None
     final: opt.Final = None
     prompt: opt.Prompt = None
+    prompt_from: opt.PromptFrom = None
+    caption: opt.Caption = False
+    caption_model: opt.CaptionModel = opt.CAPTIONER
     guidance: opt.Guidance = None
     size: opt.Size = None
     device: opt.Device = "auto"

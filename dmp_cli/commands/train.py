@@ -15,6 +15,7 @@ from dmp_cli.commands import options as opt
 from dmp_cli.commands import train_options as own
 from dmp_cli.commands.report import Talk, count
 from dmp_cli.errors import DmpError, UsageError
+from dmp_cli.sources import Source
 from dmp_cli.tasks import find
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def train(
     name: own.Name = None,
     model: opt.Model = None,
     weights: opt.Weights = None,
+    offline: opt.Offline = False,
     steps: own.Steps = 50_000,
     batch: own.Batch = 8,
     accumulate: own.Accumulate = 1,
@@ -116,12 +118,13 @@ def train(
         checkpoint_every=checkpoint_every, keep=keep, fresh=fresh, validation=validation,
         hold_out=hold_out, validate_every=validate_every, tensorboard=tensorboard,
     )  # fmt: skip
-    run(training, Talk(quiet, verbose, progress, json))
+    run(training, Talk(quiet, verbose, progress, json), offline)
 
 
-def run(training: "Training", talk: Talk) -> None:
+def run(training: "Training", talk: Talk, offline: bool = False) -> None:
     """Check all that can be without torch, then train and tell of it."""
     from dmp_cli import files
+    from dmp_cli.commands import fetch
     from dmp_cli.train.job import job_of
 
     speaks = not int(os.environ.get("RANK", "0"))  # one of several processes
@@ -130,6 +133,11 @@ def run(training: "Training", talk: Talk) -> None:
     job = job_of(training)
     files.check_writable(training.output)
     recipe = job.recipe
+    half = training.precision == "fp16"
+    start = [Source(path=training.init)] if training.init else []
+    fetch.ready(recipe.backbone, start, half, offline)
+    if speaks:
+        fetch.fetch([recipe.backbone], half, talk)
     talk.note(
         f"{count(len(job.pairs), 'pair')} for {job.task.name}; backbone {recipe.backbone}; "
         f"the model will be called {job.model}"

@@ -20,6 +20,7 @@ from dmp_cli.outputs import export, legend, panels, writers
 from dmp_cli.outputs.sheet import INPUT
 from dmp_cli.predict import Array, Predictor
 from dmp_cli.tasks import Task
+from dmp_cli.weights import prompted
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def _set_aside(saving: _Saving, folder: Path) -> Path:
 
 def origin(predictor: Predictor, job: Job, names: Sequence[str]) -> dict[str, str]:
     """Where maps come from, as written into their file."""
-    recipes = [predictor.recipes[name] for name in names]
+    recipes = [prompted(predictor.recipes[name], job.prompt) for name in names]
     frame = "" if job.frame is None else f" frame {job.frame + 1}"
     text = {
         "Software": f"dmp {dmp_cli.__version__}",

@@ -26,7 +26,7 @@ def read(predictor: Predictor, clips: Clips, job: Job) -> Item:
     start = time.monotonic()
     try:
         source = job.source if job.frame is None else clips.frame(job.source, job.frame)
-        prepared = predictor.prepare(source)
+        prepared = predictor.prepare(source, job.prompt)
     except ImageError as error:
         return Item(job, error=line(error), seconds=time.monotonic() - start)
     return Item(job, prepared, seconds=time.monotonic() - start)
@@ -43,12 +43,22 @@ def draw(predictor: Predictor, batch: Sequence[Item]) -> list[Item]:
     return [
         replace(
             item,
-            prepared=replace(prepared, pictures={}),
+            prepared=replace(
+                prepared, pictures={}, notes=prepared.notes + _of_prompt(predictor, item)
+            ),
             drawn=pictures,
             seconds=item.seconds + each,
         )
         for item, prepared, pictures in zip(batch, ready, drawn, strict=True)
     ]
+
+
+def _of_prompt(predictor: Predictor, item: Item) -> tuple[str, ...]:
+    """A remark on the prompt of an image; of a clip, whose frames share one, once."""
+    prompt = None if item.job.frame else item.job.prompt
+    if not prompt or not predictor.cuts(prompt):
+        return ()
+    return ("its prompt is longer than the 77 tokens that the network takes: the rest is cut",)
 
 
 def line(error: DmpError) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from dmp_cli import files
 from dmp_cli.errors import ModelError, ResourceError, UsageError
-from dmp_cli.weights import LORA_NAMES
+from dmp_cli.sources import LORA_NAMES
 
 LORA, OPTIMIZER, STATE = LORA_NAMES[0], "optimizer.pt", "state.json"
 

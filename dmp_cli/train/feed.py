@@ -30,7 +30,8 @@ class Feed:
             self._course.drop_prompt if job.prompted else 0.0,
         )  # fmt: skip
         pictures = Pictures(
-            job.pairs, job.task, Coding(job.recipe.scale, job.recipe.normals),
+            job.pairs, job.task,
+            Coding(job.recipe.scale, job.recipe.normals, bright=job.recipe.bright),
             Fit(job.recipe.size, backbone.multiple), job.training.reading,
         )  # fmt: skip
         folder = job.training.cache

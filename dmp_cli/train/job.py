@@ -60,8 +60,9 @@ def job_of(training: Training) -> Job:
     recipe = weights.to_train(
         table, task.name, training.model, training.settings, training.backbone
     )
+    command = weights.asked(recipe.model, [], training.weights)
     recipe = replace(
-        recipe,
+        weights.fetched_by(recipe, command),
         scale=training.scale or recipe.scale,
         normals=training.normals or recipe.normals,
     )

@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dmp_cli import weights
+from dmp_cli import sources
 from dmp_cli.backbone import read_schedule
 from dmp_cli.data import Pair
 from dmp_cli.diffusion import Schedule
 from dmp_cli.errors import UsageError
 from dmp_cli.predict import find_backbone, sampling
+from dmp_cli.sources import Source
 from dmp_cli.train import checkpoints
 from dmp_cli.train.checkpoints import State
 from dmp_cli.train.job import Job
 from dmp_cli.train.settings import parse_timesteps
-from dmp_cli.weights import Source
 
 RANK = 4
 
@@ -40,12 +40,12 @@ def files_of(job: Job, half: bool) -> Files:
     UsageError for steps or t that the backbone's schedule does not have.
     """
     init = job.training.init
-    start = weights.lora_file(Source(path=init)) if init else None
+    start = sources.lora_file(Source(path=init)) if init else None
     folder, variant = find_backbone(job.recipe.backbone, half)
     schedule = read_schedule(folder)
     schedule.timesteps(sampling(job.recipe))
     unet, vae = (
-        weights.sha256(weights.weight_file(folder, part, variant)) for part in ("unet", "vae")
+        sources.sha256(sources.weight_file(folder, part, variant)) for part in ("unet", "vae")
     )
     timesteps = parse_timesteps(job.training.course.timesteps, len(schedule.alphas))
     return Files(folder, variant, unet, vae, schedule, timesteps, start)
@@ -68,11 +68,12 @@ def deciding(job: Job, files: Files, processes: int, precision: str) -> dict[str
         "backbone": files.unet,
         "vae": files.vae,
         "schedule": _shape(files.schedule),
-        "init": weights.sha256(files.init) if files.init else None,
+        "init": sources.sha256(files.init) if files.init else None,
         "reading": asdict(job.training.reading),
         "data": _digest(job.pairs, course.captions),
     }
     stated |= {"scale": recipe.scale} if job.task.metres else {}
+    stated |= {"bright": recipe.bright} if job.task.metres and recipe.bright != "far" else {}
     stated |= {"normals": recipe.normals} if job.task.unit_length else {}
     del stated["batch"], stated["accumulate"]  # their product counts
     return stated

@@ -10,8 +10,9 @@ from safetensors.torch import save
 from dmp_cli import files, header, lora
 from dmp_cli.errors import UsageError
 from dmp_cli.lora import Matrices
+from dmp_cli.sources import LORA_NAMES, Source, sha256
 from dmp_cli.tasks import Task
-from dmp_cli.weights import LORA_NAMES, Recipe, Source, sha256
+from dmp_cli.weights import Recipe
 
 WEIGHTS = "weights.toml"
 
@@ -22,6 +23,7 @@ def declared(recipe: Recipe, task: Task) -> dict[str, Any]:
     keys += ["timestep"] if recipe.sampler == "onepass" else ["steps", "spacing"]
     keys += ["prompt", "guidance"] if recipe.prompt else ["prompt"]
     keys += ["scale"] if task.metres else []
+    keys += ["bright"] if task.metres and recipe.bright != "far" else []
     keys += ["normals"] if task.unit_length else []
     keys += ["classes"] if task.labels else []
     return {"task": task.name} | {key: getattr(recipe, key) for key in keys}

@@ -13,13 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import tomlkit
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dmp_cli.digests import sha256
 from dmp_cli.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent.parent / "dmp_cli" / "demo"
+WEIGHTS = HERE.parent.parent / "weights.toml"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 DMP = ("-m", "dmp_cli")
 
@@ -63,8 +66,23 @@ def install(work: Path) -> None:
             path.write_text(json.dumps(config, indent=2) + "\n")
     for path in PACKAGE.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes for the owner alone
+    state_hashes()
     size = sum(path.stat().st_size for path in PACKAGE.rglob("*") if path.is_file())
     print(f"{PACKAGE}: {size / 1e6:.2f} MB")
+
+
+def state_hashes() -> None:
+    """Write the sha256 of each file of weights in the package into weights.toml."""
+    entries = tomlkit.parse(WEIGHTS.read_text())
+    demo = entries["models"]["demo"]
+    for task in TASKS:
+        source = demo["tasks"][task]["lora"]
+        source["sha256"] = sha256(PACKAGE.parent / source["packaged"])
+    stated = demo["backbone"].setdefault("sha256", tomlkit.table())
+    for part in sorted(PACKAGE.glob("*/*.safetensors")):
+        if part.parent.name in PARTS:
+            stated[f"{part.parent.name}/{part.name}"] = sha256(part)
+    WEIGHTS.write_text(tomlkit.dumps(entries))
 
 
 def main() -> None:

@@ -1,0 +1,33 @@
+"""`dmp weights path`: where the weights lie."""
+
+import typer
+
+from dmp_cli.commands import options as opt
+from dmp_cli.commands import weights_options as own
+from dmp_cli.errors import ModelError
+
+
+def path(
+    model: own.Model = None,
+    task: own.Task = None,
+    dtype: own.Dtype = "auto",
+    weights: opt.Weights = None,
+) -> None:
+    """Print the folder of imported weights; with MODEL, its backbone and its LoRA files.
+
+    No server is asked.
+    """
+    from dmp_cli.store import home
+
+    if model is None and task is None:
+        typer.echo(home())
+        return
+    chosen = own.choose(model, task, weights)
+    for part in chosen.parts:
+        if part.source and not part.here:
+            raise ModelError(
+                f"{part.source}: {part.absent} is not on this machine",
+                f"run: {part.source.repository.command}" if part.source.repo else "",
+            )
+    for found in own.places(chosen, own.half(dtype, chosen.backbone.source)):
+        typer.echo(found)

@@ -1,0 +1,1 @@
+"""Files of others -> LoRAs in the store."""

@@ -1,0 +1,1 @@
+"""A model's LoRAs -> a repository on the Hub."""
