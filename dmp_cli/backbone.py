@@ -22,7 +22,7 @@ from dmp_cli.diffusion import Schedule
 from dmp_cli.errors import ModelError
 
 _WHOLE = "check that it is whole, and made for Stable Diffusion 1.x or 2.x in diffusers' layout"
-_KEPT = 1024  # embeddings of texts that were not known beforehand: 231 kB each in float32
+_KEPT = 64  # embeddings of texts that were not known beforehand: 231 kB each in float32
 
 
 # The UNet of Stable Diffusion 1.x, as far as diffusers would build another if nothing is said
@@ -271,9 +271,7 @@ class TextEncoder:
         """From a backbone's folder; ModelError names the folder and what is wrong in it."""
         how = {"variant": variant, "use_safetensors": True, "dtype": torch.float32}
         with _as_model_error(folder), quiet():
-            self._tokenizer = CLIPTokenizer.from_pretrained(
-                folder / "tokenizer", local_files_only=True
-            )
+            self._tokenizer = _tokenizer(folder)
             self._encoder = _whole(CLIPTextModel, folder / "text_encoder", how).eval().to(device)
         self._device = device
 
@@ -287,10 +285,9 @@ class TextEncoder:
         embeddings: Tensor = self._encoder(tokens.input_ids.to(self._device))[0]
         return embeddings
 
-    def cuts(self, text: str) -> bool:
-        """Whether a text is longer than 77 tokens."""
-        tokens = self._tokenizer(text, verbose=False).input_ids
-        return len(tokens) > int(self._tokenizer.model_max_length)
+
+def _tokenizer(folder: Path) -> Any:
+    return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
 
 
 class Texts:
@@ -303,6 +300,7 @@ class Texts:
         """Of a backbone's folder; what is wrong in it is told when the first text comes."""
         self._open = folder, variant, device
         self._encoder: TextEncoder | None = None
+        self._tokenizer: Any = None
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
     def __call__(self, text: str) -> Tensor:
@@ -315,8 +313,13 @@ class Texts:
         return self._kept[text]
 
     def cuts(self, text: str) -> bool:
-        """Whether a text is longer than 77 tokens."""
-        return self._loaded().cuts(text)
+        """Whether a text is longer than 77 tokens. Needs the tokenizer alone."""
+        if self._tokenizer is None:
+            folder = self._open[0]
+            with _as_model_error(folder), quiet():
+                self._tokenizer = _tokenizer(folder)
+        tokens = self._tokenizer(text, verbose=False).input_ids
+        return len(tokens) > int(self._tokenizer.model_max_length)
 
     def _loaded(self) -> TextEncoder:
         self._encoder = self._encoder or TextEncoder(*self._open)

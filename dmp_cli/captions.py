@@ -78,7 +78,10 @@ def _objects(file: Path, whole: str) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except json.JSONDecodeError as error:
+            why = f"{error.msg} at character {error.pos + 1}"
+            raise ImageError(f"{file}: line {number}: {why}", _FORM) from error
+        except (ValueError, RecursionError) as error:  # a number or a depth beyond Python's limits
             raise ImageError(f"{file}: line {number}: {error}", _FORM) from error
 
 

@@ -101,12 +101,12 @@ SETTINGS: dict[str, Check] = {
     "prompt": _text,
     "guidance": _positive,
 }
-_SOURCE = {
+SOURCE: dict[str, Check] = {
     "path": _text, "repo": _inside, "revision": _inside, "made": _plain, "packaged": _filled,
 }  # fmt: skip
 _SOURCES = {
-    "backbone": _SOURCE | {"variant": _variant, "sha256": _digests},
-    "lora": _SOURCE | {"file": _text, "sha256": _digest},
+    "backbone": SOURCE | {"variant": _variant, "sha256": _digests},
+    "lora": SOURCE | {"file": _text, "sha256": _digest},
 }
 TASK_SETTINGS: dict[str, Check] = {
     "scale": _positive, "bright": _one_of(BRIGHT), "normals": _axes, "classes": _classes,
@@ -152,11 +152,18 @@ def load(extra: str | Path | None = None) -> Table:
     """The packaged weights file; over it the store's, `$DMP_WEIGHTS` and `extra` are merged.
 
     Entries merge key by key; a source (`backbone`, `lora`) is replaced as a whole. UsageError
-    names file, line and key of what is not understood.
+    names file, line and key of what is not understood, or a default that is no model.
     """
     merged: Table = {}
     for path in files(extra):
         merged = _merge(merged, _read(path))
+    models = merged.get("models", {})
+    for name in merged.get("default", []):
+        if name not in models:
+            raise UsageError(
+                f"the weights files' `default` names {name!r}, and there is no such model",
+                f"known: {', '.join(models)}",
+            )
     return merged
 
 
@@ -187,11 +194,17 @@ def _merge(below: Table, above: Table) -> Table:
 def _read(path: Path) -> Table:
     try:
         text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}", "check --weights") from error
+    return parse(path, text)
+
+
+def parse(path: Path, text: str) -> Table:
+    """What a weights file at `path` with this text says. UsageError as that of `load`."""
+    try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}", "check --weights") from error
     file = _File(path, text)
     _check_keys(file, (), table, {"default", "models"})
     default = table.get("default", [])

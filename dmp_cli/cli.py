@@ -12,6 +12,7 @@ import typer
 from dmp_cli import __version__
 from dmp_cli.commands import data, doctor, predict, predict_all, scenes, tasks, train, weights
 from dmp_cli.commands import eval as eval_
+from dmp_cli.commands.report import plain
 from dmp_cli.errors import DmpError
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ def main() -> None:
     try:
         app()
     except DmpError as error:
-        print(f"dmp: {error}", file=sys.stderr)
+        print(f"dmp: {plain(str(error))}", file=sys.stderr)
         if error.hint:
-            print(f"  {error.hint}".replace("\n", "\n  "), file=sys.stderr)
+            print(f"  {plain(error.hint)}".replace("\n", "\n  "), file=sys.stderr)
         sys.exit(error.exit_code)

@@ -12,7 +12,8 @@ from dmp_cli.errors import ModelError
 _GIT = 40  # hexadecimal digits of a git blob id; a sha256 has 64
 _BLOCK = 1 << 20
 
-_known: dict[tuple[Path, int, int, int], Future[str]] = {}
+_Key = tuple[Path, int, int, int]  # size, time of change, length of the hash
+_known: dict[_Key, Future[str]] = {}
 _lock = Lock()
 
 
@@ -58,16 +59,19 @@ def begin(path: Path, like: str) -> Future[str]:
         if key in _known:
             return _known[key]
         future = _known[key] = Future()
-    Thread(target=_hash, args=(path, hasher(like, facts.st_size), future), daemon=True).start()
+    digest = hasher(like, facts.st_size)
+    Thread(target=_hash, args=(key, digest, future), daemon=True).start()
     return future
 
 
-def _hash(path: Path, digest: Hash, future: Future[str]) -> None:
+def _hash(key: _Key, digest: Hash, future: Future[str]) -> None:
     try:
-        with path.open("rb") as file:
+        with key[0].open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
-    except OSError as error:
+    except BaseException as error:  # whoever waits for it is told, whatever it is
+        with _lock:
+            _known.pop(key, None)  # a second try may succeed
         future.set_exception(error)
     else:
         future.set_result(digest.hexdigest())

@@ -68,13 +68,17 @@ def _fill(
 def _persist(
     partial: Path, size: int, ask: Ask, transient: Callable[[Exception], bool], moved: Moved
 ) -> None:
-    """Ask until the file has its size; some times in a row without success."""
-    failed = 0
+    """Ask until the file has its size; some times in a row without success.
+
+    That is measured on the most that there was: a server that begins anew makes the file shorter.
+    """
+    most, failed = _size(partial), 0
     while (have := _size(partial)) < size:
         try:
             _append(partial, have, size, ask, moved)
         except Exception as error:  # the HTTP library's own kinds; `transient` knows them
-            failed = 1 if _size(partial) - have >= _ENOUGH else failed + 1
+            now = _size(partial)
+            most, failed = (now, 1) if now - most >= _ENOUGH else (most, failed + 1)
             if failed == _TRIES or not (isinstance(error, ConnectionError) or transient(error)):
                 raise
             time.sleep(2 ** (failed - 1))

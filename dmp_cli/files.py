@@ -53,6 +53,11 @@ def _check_name(path: Path) -> None:
         raise ImageError(f"{str(path)!r} cannot be written: no name of a file", _RENAME)
 
 
+def utf_8(text: str) -> str:
+    """Text with what is not UTF-8, as names of files and arguments may be, written as `\\udcff`."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file at once, as `write` does."""
 
@@ -96,3 +101,11 @@ def check_writable(folder: Path) -> None:
     except (ImageError, ResourceError) as error:
         why = str(error).removeprefix(str(probe))
         raise ResourceError(f"output folder {folder}{why}", "choose another -o") from error
+
+
+def in_words(number: int) -> str:
+    """Bytes in words, `3.44 GB`, as the Hub counts them."""
+    for unit, each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= each:
+            return f"{number / each:.2f} {unit}"
+    return f"{number} bytes"

@@ -8,8 +8,11 @@ from typing import Any
 
 from dmp_cli.catalogue import SETTINGS, TASK_SETTINGS, Table
 from dmp_cli.errors import ModelError
+from dmp_cli.files import utf_8
 
 PREFIX = "dmp."  # of the keys that are dmp's: other programs write theirs into the same header
+NOT_STATED = "not stated"  # how a licence begins, here and in weights files, if none is known
+ASSUMED = " (assumed)"  # after a base model that nobody stated
 _LARGEST = 100_000_000  # bytes: the limit of the format
 _CHECKS = SETTINGS | TASK_SETTINGS
 _NUMBERS: dict[str, type] = {
@@ -26,7 +29,8 @@ def read(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length <= _LARGEST else None
+            whole = file.read(length) if length <= _LARGEST else b"null"
+            header = json.loads(whole, object_pairs_hook=_unique)
         entries = header.get("__metadata__", {}) if isinstance(header, dict) else None
     except (OSError, struct.error, ValueError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
@@ -39,11 +43,30 @@ def read(path: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+def begins(path: Path) -> bool:
+    """Whether a file begins as a safetensors does; ModelError if it cannot be read at all."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError as error:
+        raise _unreadable(path, str(error)) from error
+
+
 def _unreadable(path: Path, why: str) -> ModelError:
     return ModelError(
         f"{path}: cannot be read as safetensors: {why}",
         "fetch or copy the file again; a pickle (.bin, .pt) is for `dmp weights import`",
     )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError for a key that is there twice, since readers differ on it."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{twice!r} is there twice in its header")
+    return found
 
 
 def settings(path: Path, task: str) -> Table:
@@ -81,7 +104,4 @@ def _value(path: Path, key: str, text: str, kind: type) -> Any:
 
 def text(entries: Mapping[str, Any]) -> dict[str, str]:
     """Entries as a safetensors header takes them: strings of UTF-8, with dmp's prefix."""
-    return {
-        PREFIX + key: str(value).encode(errors="backslashreplace").decode()
-        for key, value in entries.items()
-    }
+    return {PREFIX + key: utf_8(str(value)) for key, value in entries.items()}

@@ -1,5 +1,6 @@
 """The Hub through its own client: what its cache holds, and what a server has to bring."""
 
+import os
 import re
 import shutil
 import time
@@ -7,18 +8,21 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from errno import EACCES, EDQUOT, ENOSPC, EROFS
+from errno import EACCES, EDQUOT, EINVAL, ENOSPC, ENOSYS, EPERM, EROFS
 from fnmatch import fnmatchcase
 from glob import escape
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from dmp_cli.connection import away, offline, scrub
 from dmp_cli.download import Answer, Moved, download
 from dmp_cli.errors import ModelError, ResourceError
+from dmp_cli.files import in_words
 
 _HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _TIMEOUT = 10.0  # seconds between two signs of life
+_PHASES = ("connect", "read", "write", "pool")  # of a request, each with a time limit of its own
 _BUSY = (408, 429, 500, 502, 503, 504)
 Answered = TypeVar("Answered")
 
@@ -70,9 +74,7 @@ def cache() -> Path:
 
 def require(repository: Repository, name: str) -> None:
     """ModelError if no server can be asked for a file: offline, or away for two seconds."""
-    from huggingface_hub.constants import ENDPOINT
-
-    why = "dmp is offline (--offline or HF_HUB_OFFLINE)" if offline() else away(ENDPOINT)
+    why = unreachable()
     if why:
         raise ModelError(
             f"{repository.name}: {name} at revision {repository.at} is not on this machine, "
@@ -81,29 +83,38 @@ def require(repository: Repository, name: str) -> None:
         )
 
 
+def unreachable() -> str | None:
+    """Why no server can be asked, known within two seconds."""
+    from huggingface_hub import constants
+
+    if offline():
+        return "dmp is offline (--offline or HF_HUB_OFFLINE)"
+    return away(constants.ENDPOINT)
+
+
 # The cache --------------------------------------------------------------------------------
 
 
 def cached(repository: Repository, name: str) -> Path | None:
     """A file in the cache; no server is asked, for a branch either."""
-    client = _client()
+    library = client()
     with _as_model_error(repository, name):
-        found = client.try_to_load_from_cache(repository.name, name, revision=repository.revision)
+        found = library.try_to_load_from_cache(repository.name, name, revision=repository.revision)
         return Path(found) if isinstance(found, str) else None
 
 
 def snapshot(repository: Repository, patterns: Sequence[str]) -> Path | None:
     """The cache's folder of a revision; None if it is not there, or known to lack a file."""
-    client = _client()
+    library = client()
     with _as_model_error(repository, "files"):
         try:
             return Path(
-                client.snapshot_download(
+                library.snapshot_download(
                     repository.name, revision=repository.revision, local_files_only=True,
                     allow_patterns=list(patterns),
                 )
             )  # fmt: skip
-        except client.errors.LocalEntryNotFoundError:
+        except library.errors.LocalEntryNotFoundError:
             return None
 
 
@@ -124,10 +135,10 @@ def drop(path: Path) -> None:
 
 def forget(commits: Iterable[str]) -> int:
     """Delete revisions from the cache; the bytes that this frees."""
-    client = _client()
+    library = client()
     try:
-        strategy = client.scan_cache_dir().delete_revisions(*commits)
-    except client.errors.CacheNotFound:
+        strategy = library.scan_cache_dir().delete_revisions(*commits)
+    except library.errors.CacheNotFound:
         return 0
     strategy.execute()
     return int(strategy.expected_freed_size)
@@ -138,22 +149,28 @@ def forget(commits: Iterable[str]) -> int:
 
 def listing(repository: Repository, name: str = "the list of its files") -> Listing:
     """What a server has at a revision. ModelError, naming `name`, if it cannot be had."""
-    client = _online()
     with _as_model_error(repository, name):
-        api = client.HfApi()
-        commit = repository.at
-        if not re.fullmatch("[0-9a-f]{40}", commit):
-            how = {"revision": commit, "timeout": _TIMEOUT}
-            commit = _patiently(lambda: str(api.model_info(repository.name, **how).sha))
-        tree = list(api.list_repo_tree(repository.name, recursive=True, revision=commit))
-        files = [
-            File(row.path, row.lfs.size, row.lfs.sha256)
-            if row.lfs
-            else File(row.path, row.size, row.blob_id)
-            for row in tree
-            if isinstance(row, client.hf_api.RepoFile)
-        ]
-        return Listing(repository, commit, tuple(files))
+        api = online().HfApi()
+        how = {"revision": repository.at, "files_metadata": True, "timeout": _TIMEOUT}
+        info = _patiently(lambda: api.model_info(repository.name, **how))
+        if not _COMMIT.fullmatch(str(info.sha)):
+            raise ValueError(f"the server states no commit but {info.sha!r}")
+        return Listing(repository, info.sha, tuple(_files(api, repository, info)))
+
+
+def _files(api: Any, repository: Repository, info: Any) -> Iterator[File]:
+    """The files of a commit, of which some mirrors tell the names alone until they are asked."""
+    from huggingface_hub.hf_api import RepoFile
+
+    rows = [(row.rfilename, row) for row in info.siblings or ()]
+    if not rows or any(row.size is None or not (row.lfs or row.blob_id) for _, row in rows):
+        tree = api.list_repo_tree(repository.name, recursive=True, revision=info.sha)
+        rows = [(row.path, row) for row in tree if isinstance(row, RepoFile)]
+    for name, row in rows:
+        if row.lfs:
+            yield File(name, row.lfs.size, row.lfs.sha256)
+        else:
+            yield File(name, row.size, row.blob_id)
 
 
 def _patiently(ask: Callable[[], Answered]) -> Answered:
@@ -196,8 +213,8 @@ def check_room(bytes_to_come: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < bytes_to_come:
         raise ResourceError(
-            f"{cache()}: {bytes_to_come / 1e9:.2f} GB have to be fetched, "
-            f"and {free / 1e9:.2f} GB are free",
+            f"{cache()}: {in_words(bytes_to_come)} have to be fetched, "
+            f"and {in_words(free)} are free",
             "free some space, or set HF_HOME to a folder on a larger disk",
         )
 
@@ -205,8 +222,9 @@ def check_room(bytes_to_come: int) -> None:
 def fetch(wanted: Listing, moved: Moved = lambda _: None) -> Path:
     """Bring the files of a listing into the cache, each checked by its hash; the folder.
 
-    Blobs are fetched here, since the client neither goes on with a file after it was stopped nor
-    looks at hashes; it then puts them in their place. ModelError, ResourceError for a full disk.
+    Blobs are fetched and linked here: the client neither goes on with a file after it was stopped
+    nor looks at hashes, and it names a blob as the server's ETag says, whatever that is. What is
+    linked it takes as it is. ModelError, ResourceError for a full disk.
     """
     repository, blobs = wanted.repository, _blobs(wanted.repository)
     for file in lacking(wanted):
@@ -215,60 +233,110 @@ def fetch(wanted: Listing, moved: Moved = lambda _: None) -> Path:
                 raise ValueError(f"the server states no hash of it but {file.digest!r}")
             ask = _asking(repository, wanted.commit, file.name)
             download(blobs / file.digest, file.size, file.digest, ask, _transient, moved)
+    for file in wanted.files:
+        with _as_model_error(repository, file.name):
+            _link(blobs, wanted.commit, file)
     with _as_model_error(repository, wanted.files[0].name):
         names = [escape(file.name) for file in wanted.files]
         folder = Path(
-            _online().snapshot_download(
+            online().snapshot_download(
                 repository.name, revision=repository.at, allow_patterns=names
             )
         )
         if folder.name != wanted.commit:
             raise ValueError(f"it moved from commit {wanted.commit} while it was fetched")
         for file in wanted.files:
-            if digest_of(folder / file.name) not in (None, file.digest):
+            path = folder / file.name
+            if path.is_symlink() and digest_of(path) != file.digest:
                 drop(folder / file.name)
                 raise ValueError(f"the server sent another {file.name} than it had stated")
     return folder
 
 
+def _link(blobs: Path, commit: str, file: File) -> None:
+    """Name a blob in the folder of a commit, as the client's cache is laid out.
+
+    A disk without links is left to the client. ValueError for a name that leads out of the folder.
+    """
+    place = PurePosixPath(file.name)
+    if place.is_absolute() or ".." in place.parts:
+        raise ValueError("the server lists a file that would lie outside of the cache")
+    pointer, blob = blobs.parent / "snapshots" / commit / place, blobs / file.digest
+    if blob.is_file() and not os.path.lexists(pointer):
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+        except OSError as error:
+            if error.errno not in (EPERM, ENOSYS, EINVAL):
+                raise
+
+
 def _asking(repository: Repository, commit: str, name: str) -> Callable[[int], Any]:
     """What asks the server for a file from an offset on, as `download` takes it."""
-    client = _online()
-    url = client.hf_hub_url(repository.name, name, revision=commit)
+    library = online()
+    url = library.hf_hub_url(repository.name, name, revision=commit)
 
     @contextmanager
     def ask(offset: int) -> Iterator[Answer]:
-        headers = client.utils.build_hf_headers() | {"Accept-Encoding": "identity"}
+        headers = library.utils.build_hf_headers() | {"Accept-Encoding": "identity"}
         headers |= {"Range": f"bytes={offset}-"} if offset else {}
-        session = client.get_session()
+        session = library.get_session()
         with session.stream(
             "GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True
         ) as answer:
             if answer.status_code >= 400:
                 answer.read()
-                client.utils.hf_raise_for_status(answer)
+                library.utils.hf_raise_for_status(answer)
             yield answer
 
     return ask
 
 
-def _online() -> Any:
-    """The client, told to wait for no server without end."""
-    client = _client()
-    client.get_session().timeout = _TIMEOUT
-    return client
+@dataclass(frozen=True)
+class _Limit:
+    """What lets no request wait longer than so many seconds for a sign of life."""
+
+    seconds: float
+
+    def __call__(self, request: Any) -> None:
+        given = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {
+            key: min(given.get(key) or self.seconds, self.seconds) for key in _PHASES
+        }
 
 
-def _client() -> Any:
-    """The client, told to print nothing."""
-    import huggingface_hub as client
+def _calm(answer: Any) -> None:
+    """Take away how long a busy server wants to be left alone: the client would sleep so long."""
+    for key in ("Retry-After", "RateLimit"):
+        if key in answer.headers:
+            del answer.headers[key]
+
+
+def online(patience: float = _TIMEOUT) -> Any:
+    """The Hub's library, told to wait for no server without end.
+
+    It states no time limit in most of its requests, which overrides that of its session.
+    `patience` is in seconds, between two signs of life.
+    """
+    library = client()
+    session = library.get_session()
+    before = [one for one in session.event_hooks["request"] if not isinstance(one, _Limit)]
+    after = [one for one in session.event_hooks["response"] if one is not _calm]
+    session.event_hooks = {"request": [*before, _Limit(patience)], "response": [*after, _calm]}
+    return library
+
+
+def client() -> Any:
+    """The Hub's library, told to print nothing."""
+    import huggingface_hub
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    client.utils.logging.set_verbosity(50)  # above errors: what matters of them is in ours
+    library: Any = huggingface_hub
+    library.utils.logging.set_verbosity(50)  # above errors: what matters of them is in ours
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that an environment variable keeps its bars
         disable_progress_bars()
-    return client
+    return library
 
 
 def _transient(error: Exception) -> bool:

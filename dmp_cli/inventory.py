@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmp_cli import sources, store
+from dmp_cli import header, sources, store
 from dmp_cli.catalogue import Table
 from dmp_cli.errors import DmpError, ModelError
+from dmp_cli.header import NOT_STATED
 from dmp_cli.sources import Source
 from dmp_cli.tasks import TASKS
 from dmp_cli.weights import parts, resolve
@@ -45,11 +46,20 @@ def parts_of(table: Table, model: str | None = None, weights: str | None = None)
 
 def _parts(table: Table, model: str, weights: str | None) -> Iterator[Part]:
     tasks = _taken(table).get(model, [])
-    license_ = str(table["models"][model].get("license", "not stated"))
+    entry = str(table["models"][model].get("license", NOT_STATED))
     for name, source in parts(table, model, weights).items():
         files, absent = _found(source, name) if source else ((), "no source")
         used = bool(tasks) if name == BACKBONE else name in tasks
-        yield Part(model, name, license_, source, files, absent, used)
+        terms = _license(files) if name != BACKBONE else None
+        yield Part(model, name, terms or entry, source, files, absent, used)
+
+
+def _license(files: tuple[Path, ...]) -> str | None:
+    """What the file of a LoRA states of its licence."""
+    try:
+        return header.read(files[0]).get("license") if files else None
+    except ModelError:  # damaged: what uses it says so
+        return None
 
 
 def _taken(table: Table) -> dict[str, list[str]]:

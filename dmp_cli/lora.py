@@ -173,7 +173,7 @@ def _declared_alpha(path: Path, metadata: Mapping[str, str]) -> float | None:
             raise _refused(path, "a rank or alpha for each layer is not supported")
         alpha = declared.get("lora_alpha")
         return None if alpha is None else float(alpha)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise _refused(path, f"its adapter configuration is not valid: {error}") from error
 
 

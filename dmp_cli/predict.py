@@ -24,6 +24,7 @@ from dmp_cli.weights import Recipe
 Array = NDArray[Any]
 Drawn = Array | ImageError  # what the network drew: float32 [h, w, 3] around [-1, 1]
 
+TOO_LONG = "is longer than the 77 tokens that the network takes: the rest is cut"
 _RESERVE, _PER_IMAGE = 3 << 30, 1 << 30  # bytes of a CUDA device; per 512 x 512 image
 _MOST = 8  # images at once, chosen automatically
 _LARGEST = 16_000_000  # pixels of the network's picture with size 0
@@ -306,4 +307,9 @@ def _load(
     for task, path in files.items():
         backbone.add_lora(task, path)
         digests[task] = sources.sha256(path)
-    return backbone, digests, _of_others(files, folder, variant)
+    cut = tuple(
+        f"the prompt of {recipe.task} {TOO_LONG}"
+        for recipe in chosen.values()
+        if recipe.prompt and backbone.cuts(recipe.prompt)
+    )
+    return backbone, digests, cut + _of_others(files, folder, variant)

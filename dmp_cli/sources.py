@@ -1,12 +1,12 @@
 """Where weights come from -> verified files on this machine. Loads no tensors."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from glob import escape
 from pathlib import Path
 
-from dmp_cli import digests, hub
+from dmp_cli import digests, hub, store
 from dmp_cli.download import Moved
 from dmp_cli.errors import ModelError
 
@@ -128,6 +128,38 @@ def backbone_stated(source: Source, half: bool) -> dict[Path, list[str]]:
     }
 
 
+def lora_remains(source: Source) -> dict[Path, list[str]]:
+    """The file of a LoRA that was here and is lost, if so; no hash of it is needed."""
+    if not source.repo:
+        return {} if source.made else {source.path or Path(): []}
+    folder = hub.snapshot(source.repository, [])
+    path = folder / (source.file or "") if folder else Path()
+    return {path: []} if path.is_symlink() else {}  # to nowhere
+
+
+def backbone_remains(source: Source) -> dict[Path, list[str]]:
+    """The files of a backbone of which some are lost, with the hashes that are known of the rest.
+
+    Empty if none of its weights is here: then it was not fetched yet.
+    """
+    folder = hub.snapshot(source.repository, []) if source.repo else source.path
+    if source.made or folder is None:
+        return {}
+
+    def there(variant: str | None) -> int:
+        return sum(weight_file(folder, part, variant).is_file() for part in _PARTS)
+
+    variant = max(_variants(source, half=False), key=there)
+    if source.repo and not there(variant):
+        return {}
+    names = [*_names(variant), *_inside(folder)]
+    if not _lacking(folder, variant) or not _inside(folder):
+        names += _FOLDERS  # it lacks a file of the tokenizer, which one is not known
+    return {
+        folder / name: _known(source, folder / name, source.digests.get(name)) for name in names
+    }
+
+
 def _known(source: Source, path: Path, entry: str | None) -> list[str]:
     of_cache = hub.digest_of(path) if source.repo else None
     return list(dict.fromkeys(filter(None, (entry, of_cache))))
@@ -152,19 +184,22 @@ def remedy(source: Source) -> str:
         return f"it is damaged or another one: run: dmp weights verify {source.asked} --repair"
     if source.packaged:
         return "the installed package is damaged: install dmp again"
+    if source.path and source.path.is_relative_to(store.home()):
+        return f"import its file again: dmp weights import FILE --model {source.asked or 'NAME'}"
     return "it is damaged or another one: get it again, or correct the weights file"
 
 
 def _lora_here(source: Source) -> Path:
     if not source.repo:
-        return _lora_in(source.path or Path())
+        return _lora_in(source)
     found = hub.cached(source.repository, source.file or "")
     if found is None:
         raise ModelError(f"{source}: is not in the Hub's cache", source.repository.command)
     return found
 
 
-def _lora_in(path: Path) -> Path:
+def _lora_in(source: Source) -> Path:
+    path = source.path or Path()
     if path.is_dir():
         for name in LORA_NAMES:
             if (path / name).is_file():
@@ -174,7 +209,7 @@ def _lora_in(path: Path) -> Path:
             f"if there is a pickle (.bin), take it in with: dmp weights import {path}",
         )
     if not path.is_file():
-        raise ModelError(f"{path}: no such LoRA file", "correct `path` in the weights file")
+        raise ModelError(f"{path}: no such LoRA file", remedy(source))
     if path.suffix != ".safetensors":
         raise ModelError(
             f"{path}: only safetensors files are read, never a pickle",
@@ -230,11 +265,29 @@ def _not_whole(source: Source, first: str) -> ModelError:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What is wanted of a source: some files of a repository at a revision."""
+
+    source: Source
+    place: hub.Repository
+    names: tuple[str, ...]
+
+    def stated(self, folder: Path) -> dict[Path, list[str]]:
+        """The files in a folder of the cache, with the hashes that are known of each."""
+        source = self.source
+        return {
+            folder / name: _known(
+                source, folder / name, source.sha256 if source.file else source.digests.get(name)
+            )
+            for name in self.names
+        }
+
+
+@dataclass(frozen=True)
 class Fetch:
     """What the Hub has for some sources, as its server lists it."""
 
-    sources: tuple[Source, ...]
-    half: bool
+    wishes: tuple[Wish, ...]
     listings: tuple[hub.Listing, ...]  # one for each repository and revision
 
     @classmethod
@@ -243,24 +296,48 @@ class Fetch:
 
         ModelError if they are not to be had, at once if there is no connection.
         """
-        asked = tuple(source for source in sources if source.repo)
         full: dict[hub.Repository, hub.Listing] = {}
-        names: dict[hub.Repository, list[str]] = {}
-        for source in asked:
+        wishes: list[Wish] = []
+        for source in sources:
+            if not source.repo:
+                continue
             place = source.repository
             if place not in full:
                 first = missing(source) or source.file or _names(None)[0]
                 hub.require(place, first)
                 full[place] = hub.listing(place, first)
-            names.setdefault(place, []).extend(_listed(source, full[place], half))
-        return cls(
-            asked, half, tuple(full[place].matching(map(escape, names[place])) for place in full)
-        )
+            wishes.append(Wish(source, place, tuple(_listed(source, full[place], half))))
+        return cls(tuple(wishes), tuple(_wanted(one, wishes) for one in full.values()))
+
+    @classmethod
+    def again(cls, source: Source, paths: Sequence[Path]) -> "Fetch":
+        """Ask the server for files of a source in the cache, at the commit that they are of.
+
+        A folder stands for what is in it. ModelError if one is not to be had.
+        """
+        folder = hub.snapshot(source.repository, []) or Path()
+        place = replace(source.repository, revision=folder.name)
+        lost = [path.relative_to(folder).as_posix() for path in paths]
+        hub.require(place, lost[0])
+        full = hub.listing(place, lost[0])
+        names: list[str] = []
+        for name in lost:
+            found = [one.name for one in full.files if f"{one.name}/".startswith(f"{name}/")]
+            if not found:
+                raise _not_there(source, name)
+            names += found
+        wish = Wish(source, place, tuple(names))
+        return cls((wish,), (_wanted(full, [wish]),))
 
     @cached_property
-    def lacking(self) -> dict[hub.File, int]:
-        """The files that the cache lacks, each with the bytes that have to come."""
-        return {file: left for one in self.listings for file, left in hub.lacking(one).items()}
+    def lacking(self) -> tuple[dict[hub.File, int], ...]:
+        """Of each listing the files that the cache lacks, with the bytes that have to come."""
+        return tuple(hub.lacking(one) for one in self.listings)
+
+    @property
+    def to_come(self) -> int:
+        """The bytes that have to come."""
+        return sum(sum(files.values()) for files in self.lacking)
 
     def run(self, moved: Moved = lambda _: None) -> None:
         """Bring them into the cache, tell `moved` of bytes as they come, and check their hashes.
@@ -268,16 +345,33 @@ class Fetch:
         ModelError, or ResourceError for a disk that is too small; a file whose hash is not that
         of the weights file is deleted again.
         """
-        hub.check_room(sum(self.lacking.values()))
-        new = {file.name for file in self.lacking}
-        folders = [hub.fetch(one, moved) for one in self.listings]
-        came = {folder / name for folder in folders for name in new}
-        for source in self.sources:
-            stated = lora_stated(source) if source.file else backbone_stated(source, self.half)
-            wrong = digests.wrong(stated)
+        hub.check_room(self.to_come)
+        lacking = self.lacking  # before they come
+        folders = {one.repository: hub.fetch(one, moved) for one in self.listings}
+        came = {
+            folders[one.repository] / file.name
+            for one, files in zip(self.listings, lacking, strict=True)
+            for file in files
+        }
+        for wish in self.wishes:
+            wrong = digests.wrong(wish.stated(folders[wish.place]))
             for path in came & wrong.keys():
                 hub.drop(path)
-            _refuse(source, wrong)
+            _refuse(wish.source, wrong)
+
+
+def _wanted(full: hub.Listing, wishes: Iterable[Wish]) -> hub.Listing:
+    """Those files of a listing that somebody wishes."""
+    names = [name for wish in wishes if wish.place == full.repository for name in wish.names]
+    return full.matching(map(escape, names))
+
+
+def _not_there(source: Source, name: str) -> ModelError:
+    return ModelError(
+        f"{source.repo}: {name} at revision {source.repository.at} is not to be had: the "
+        "repository has no such file",
+        f"correct `file` in the weights file, then run: {source.repository.command}",
+    )
 
 
 def _listed(source: Source, full: hub.Listing, half: bool) -> list[str]:
@@ -285,11 +379,7 @@ def _listed(source: Source, full: hub.Listing, half: bool) -> list[str]:
     there = {file.name for file in full.files}
     if source.file:
         if source.file not in there:
-            raise ModelError(
-                f"{source.repo}: {source.file} at revision {source.repository.at} is not to be "
-                f"had: the repository has no such file",
-                f"correct `file` in the weights file, then run: {source.repository.command}",
-            )
+            raise _not_there(source, source.file)
         return [source.file]
     for variant in _variants(source, half):
         names = _names(variant)

@@ -89,7 +89,12 @@ def resolve(
         defaults = [one for one in table.get("default", []) if one in models]
         name = next((one for one in defaults if not _without(models[one], tasks)), None)
         if name is None:
-            first = defaults[0] if defaults else "(no default)"
+            if not defaults:
+                raise ModelError(
+                    f"no model is taken by default: there are no weights for {', '.join(tasks)}",
+                    "name one with --model",
+                )
+            first = defaults[0]
             raise _no_source(first, _without(models.get(first, {}), tasks))
     if name not in models:
         raise UsageError(f"unknown model {name!r}", f"known: {', '.join(models)}")
@@ -242,9 +247,12 @@ def _without(model: Table, tasks: Sequence[str]) -> list[str]:
 
 
 def _no_source(model: str, tasks: Sequence[str]) -> ModelError:
+    how = f"import LoRA files that you have: dmp weights import PATH --model {model}"
+    if model.startswith("dmp"):  # the paper's
+        how = (
+            "import the authors' files: dmp weights import --download, or: dmp weights import PATH"
+        )
     return ModelError(
-        f"model {model!r} has no weights for {', '.join(tasks)}: "
-        "no public repository is known to hold them",
-        "name a backbone and LoRA files in a weights file and give it with --weights "
-        "(docs/weights.md);\nto see dmp at work without them, use --model demo",
+        f"model {model!r} has no weights for {', '.join(tasks)}",
+        f"{how}\n(docs/weights.md); to see dmp at work without them, use --model demo",
     )

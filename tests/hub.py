@@ -153,10 +153,16 @@ class _Faulty(BaseHTTPRequestHandler):
         _, fault, rest = self.path.split("/", 2)
         first = not any(line.startswith(f"{self.command} {self.path}") for line in self.asked)
         self.asked.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".strip())
-        if fault == "closed" or (fault == "gone" and self.command == "GET" and "resolve" in rest):
+        if fault == "mute":
+            time.sleep(120)
+        if fault in ("closed", "mute") or (
+            fault == "gone" and self.command == "GET" and "resolve" in rest
+        ):
             self.close_connection = True
         elif fault.isdigit() or (fault == "busy" and first):
-            self.head(int(fault) if fault.isdigit() else 503, 0)
+            self.head(int(fault) if fault.isdigit() else 503, 0, Retry_After="3600")
+        elif fault == "limited" and self.command == "HEAD":
+            self.head(429, 0, Retry_After="3600")
         elif fault == "loop":
             self.head(302, 0, Location=self.path)
         elif rest.startswith("api/"):
@@ -178,7 +184,20 @@ class _Faulty(BaseHTTPRequestHandler):
         facts = {"type": "file", "size": len(DATA), "oid": "0" * 40, "lfs": lfs}
         names = [*PARTS, "tokenizer/../../../../climbed"] if fault == "hostile" else [NAME]
         tree = [facts | {"path": name} for name in names]
-        found = tree if "/tree/" in rest else {"id": "org/tiny", "sha": COMMIT, "siblings": []}
+        siblings = [
+            {
+                "rfilename": name,
+                "size": len(DATA),
+                "blobId": "0" * 40,
+                "lfs": lfs | {"sha256": DIGEST},
+            }
+            for name in names
+        ]
+        if fault == "bare":
+            siblings = [{"rfilename": name} for name in names]
+        commit = "main" if fault == "unsure" else COMMIT
+        info = {"id": "org/tiny", "sha": commit, "siblings": siblings}
+        found = tree if "/tree/" in rest else info
         data = json.dumps(found).encode()
         self.head(200, len(data), Content_Type="application/json")
         self.wfile.write(data)
@@ -190,7 +209,8 @@ class _Faulty(BaseHTTPRequestHandler):
         if fault == "wrong":
             body = bytes(len(body))
         length = {"short": len(body) // 2, "long": len(body) + 9}.get(fault, len(body))
-        self.head(206 if start else 200, length)
+        named = {"climbing": "../../../../climbed", "unnamed": "abc-def"}.get(fault, DIGEST)
+        self.head(206 if start else 200, length, ETag=f'"{named}"')
         if self.command == "HEAD":
             return
         if fault == "drip":
@@ -209,7 +229,10 @@ def faulty() -> Iterator[tuple[str, list[str]]]:
     401, 403 ...: that status. closed: connections are. gone: those for files. busy: 503 the first
     time. loop: redirects without end. cut, cuts: half of what is left, once or always. deaf: half,
     and then everything, whatever range is asked for. short, long, wrong: other bytes than stated.
-    drip: a byte now and then. hostile: a name that leads out of the cache. well: nothing.
+    drip: a byte now and then. mute: not a byte. limited: asked for an hour's rest where the client
+    asks for links. bare: names of files alone, as some mirrors. unsure: no commit. hostile: a name
+    that leads out of the cache. climbing, unnamed: an ETag that does, or that is no hash. well:
+    nothing.
     """
     _Faulty.asked.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), _Faulty) as server:

@@ -131,6 +131,19 @@ def test_damage(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
         archives.unpack([path], tmp_path / "out", lora)
 
 
+@pytest.mark.parametrize(
+    ("how", "why"), [(zipfile.ZIP_LZMA, "Corrupt input"), (zipfile.ZIP_BZIP2, "Invalid data")]
+)
+def test_damage_that_its_packer_finds(how: int, why: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.zip", {"a.bin": b"0123456789" * 100}, how)
+    data = bytearray(path.read_bytes())
+    start = 30 + len("a.bin") + (9 if how == zipfile.ZIP_LZMA else 0)  # its header; then the data
+    data[start : start + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=rf"a\.zip: cannot be unpacked: {why}"):
+        archives.unpack([path], tmp_path / "out", lora)
+
+
 def test_a_password(tmp_path: Path) -> None:
     path = write(tmp_path / "a.zip", {"a.bin": b"1"}, zipfile.ZIP_STORED)
     data = bytearray(path.read_bytes())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dmp_cli import hub, store
+from dmp_cli import catalogue, hub, store
 from dmp_cli.errors import ResourceError
 from tests.conftest import TASKS, Dmp
 from tests.hub import LORA, PARITY, SHA256
@@ -26,7 +26,8 @@ def take_in(model: str, task: str) -> Path:
         staged = folder / "lora.safetensors"
         shutil.copy(LORA, staged)
         keys = {"model": {"backbone": {"path": str(PARITY / "sd-tiny")}}, "task": {}}
-        return store.add(model, task, staged, SHA256, keys)
+        with store.changes(catalogue.parse) as made:
+            return made.add(model, task, staged, SHA256, keys)
 
 
 def damage(path: Path) -> str:
@@ -132,7 +133,7 @@ def test_what_cannot_be_pulled(
 
 
 def test_no_default_has_weights(dmp: Dmp, tmp_path: Path) -> None:
-    (tmp_path / "none.toml").write_text('default = ["dmp", "gone"]\n')
+    (tmp_path / "none.toml").write_text('default = ["dmp"]\n')
     ran = dmp("weights", "pull", "--weights", tmp_path / "none.toml")
     assert ran.code == 5
     assert "dmp weights import PATH" in ran.err
@@ -187,7 +188,36 @@ def test_what_to_import_again(dmp: Dmp) -> None:
     kept.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
     ran = dmp("weights", "verify", "mine")
     assert ran.code == 5
-    assert f"take in depth/lora.bin (sha256 {'ab' * 32}) again: dmp weights import" in ran.err
+    again = "again: dmp weights import FILE --model mine --task depth"
+    assert f"import depth/lora.bin (sha256 {'ab' * 32}) {again}" in ran.err
+    assert again.removeprefix("again: ") in dmp("predict", "depth", kept, "-o", "o", "--model",
+                                                "mine").err  # fmt: skip
+
+
+def test_an_import_that_is_lost(dmp: Dmp) -> None:
+    kept = take_in("mine", "depth")
+    kept.unlink()
+    for model in (("mine",), ()):
+        ran = dmp("weights", "verify", *model, "--repair")
+        assert (ran.code, ran.out) == (5, f"{kept}\n")
+        assert f"{kept}: it is not there" in ran.err
+        assert "again: dmp weights import" in ran.err
+
+
+@pytest.mark.parametrize("lost", ["vae/config.json", "unet/diffusion_pytorch_model.safetensors"])
+def test_a_backbone_that_is_not_whole_any_more(dmp: Dmp, tmp_path: Path, lost: str) -> None:
+    """What is left of it is hashed all the same."""
+    folder = tmp_path / "sd"
+    shutil.copytree(PARITY / "sd-tiny", folder)
+    (folder / lost).unlink()
+    other = "text_encoder/model.safetensors"
+    stated = f'{{ "{other}" = "{"1" * 64}" }}'
+    table = f'[models.own]\nbackbone = {{ path = "{folder}", sha256 = {stated} }}\n'
+    (tmp_path / "own.toml").write_text(table)
+    ran = dmp("weights", "verify", "own", "--weights", tmp_path / "own.toml")
+    assert (ran.code, set(ran.out.split())) == (5, {str(folder / lost), str(folder / other)})
+    assert f"{folder / lost}: it is not there" in ran.err
+    assert f"expected {'1' * 64}, found" in ran.err
 
 
 # remove -----------------------------------------------------------------------------------
@@ -207,7 +237,8 @@ def test_remove(dmp: Dmp) -> None:
 def test_a_file_that_another_model_needs_stays(dmp: Dmp) -> None:
     kept = take_in("mine", "depth")
     take_in("other", "normals")
-    store.share("other", "depth", kept, SHA256)
+    with store.changes(catalogue.parse) as made:
+        made.share("other", "depth", kept, SHA256)
     ran = dmp("weights", "remove", "mine")
     assert (ran.code, ran.out) == (0, "")
     assert "0 bytes freed" in ran.err

@@ -255,7 +255,8 @@ def test_a_line_without_text_is_no_caption(room: Path) -> None:
         ('{"file_name": "images/a.png", "text": 5}', "line 2: text is not a string"),
         ('{"file": "images/a.png"}', "line 2: no file_name"),
         ('["images/a.png"]', "line 2: no file_name"),
-        ("images/a.png", "line 2: Expecting value"),
+        ("images/a.png", "line 2: Expecting value at character 1"),
+        ('{"file_name": "images/a.png", "n": %s}' % ("9" * 5000), "line 2: Exceeds the limit"),
     ],
 )
 def test_captions_that_cannot_be_used(room: Path, line: str, message: str) -> None:

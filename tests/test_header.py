@@ -68,9 +68,9 @@ def framed(text: bytes, length: int | None = None) -> bytes:
     [
         b"", b"\1", framed(b"{"), framed(b"[]"), framed(b"{}", 1 << 62),
         framed(b'{"__metadata__": 5}'), framed(b'{"__metadata__": {"dmp.size": 5}}'),
-        framed(b"[" * 100_000), framed(b"\xff\xfe"),
+        framed(b"[" * 100_000), framed(b"\xff\xfe"), framed(b'{"a": {}, "a": {}}'),
     ],
-    ids=["empty", "cut", "broken", "list", "huge", "number", "no text", "deep", "bytes"],
+    ids=["empty", "cut", "broken", "list", "huge", "number", "no text", "deep", "bytes", "twice"],
 )  # fmt: skip
 def test_a_file_that_is_no_safetensors(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.safetensors"

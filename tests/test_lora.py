@@ -65,6 +65,14 @@ def test_every_layout_gives_the_same_matrices(layout: str, tmp_path: Path) -> No
         assert torch.equal(found[module(key)][split(key)[2] == "up"], value)
 
 
+@pytest.mark.parametrize("declared", ["[" * 100_000, '{"unet.lora_alpha": 1%s}' % ("0" * 400)])
+def test_a_declared_alpha_beyond_all_limits(declared: str, tmp_path: Path) -> None:
+    named = {LAYOUTS["diffusers"](key): value for key, value in STATE.items()}
+    path = saved(tmp_path / "a.safetensors", named, lora_adapter_metadata=declared)
+    with pytest.raises(ModelError, match="adapter configuration is not valid"):
+        lora.read(path, SHAPES)
+
+
 def test_the_scale_goes_into_the_up_matrices(tmp_path: Path) -> None:
     """PEFT's config file, diffusers' metadata and keys of their own may state an alpha."""
     peft = {LAYOUTS["peft"](key): value for key, value in STATE.items()}

@@ -59,6 +59,14 @@ def test_licence_as_the_hub_takes_it(
     assert {key: matter[key] for key in matter if key.startswith("license")} == expected
 
 
+def test_an_assumed_base_model_is_not_told_as_a_fact(tmp_path: Path) -> None:
+    found = one(tmp_path, "mit", {"dmp.base": "CompVis/stable-diffusion-v1-4 (assumed)"})
+    matter, text = parts(upload.readme(found))
+    assert matter["base_model"] == "CompVis/stable-diffusion-v1-4"  # what it is run on
+    assert "On which base model: depth. Only the shapes were compared" in text
+    assert "On which base model" not in card.text(one(tmp_path, "mit", {"dmp.base": "org/sd"}))
+
+
 def test_different_licences_are_in_the_table(tmp_path: Path) -> None:
     found = tiny(tmp_path, "depth", "normals")
     mixed = replace(found, adapters=(found.adapters[0], replace(found.adapters[1], license="")))

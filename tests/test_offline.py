@@ -163,6 +163,74 @@ def test_a_branch_that_moves(tmp_path_factory: pytest.TempPathFactory, tmp_path:
     assert gone.dmp(*where).code == 5
 
 
+def lose(path: Path) -> None:
+    path.resolve().unlink()
+    path.unlink()
+
+
+@pytest.mark.parametrize("what", ["damaged", "lost", "the tokenizer", "lost adapter"])
+def test_repair_fetches_that_file_alone(hub: hubs.Hub, tmp_path: Path, what: str) -> None:
+    """Of a backbone that is here in half precision only, of which the server has both."""
+    weights = tmp_path / "hub.toml"
+    commit = hub.commits["org/half"]
+    weights.write_text(
+        entry(hub.commits["org/tiny"]).replace(
+            f'repo = "org/tiny", revision = "{hub.commits["org/tiny"]}" }}',
+            f'repo = "org/half", revision = "{commit}", variant = "fp16" }}',
+        )
+    )
+    machine = Machine(tmp_path, hub.address, weights)
+    of_hub = ("hub", "--weights", weights)
+    pulled = machine.dmp("weights", "pull", *of_hub)
+    assert pulled.code == 0, pulled.err
+    folder, adapter = map(Path, pulled.out.split())
+    assert folder.name == commit
+    path = {
+        "damaged": folder / "tokenizer" / "vocab.json",
+        "lost": folder / "vae" / "diffusion_pytorch_model.fp16.safetensors",
+        "the tokenizer": folder / "tokenizer",
+        "lost adapter": adapter,
+    }[what]
+    if what == "damaged":
+        path.resolve().write_bytes(b"{}")
+    elif what == "lost adapter":
+        path.resolve().unlink()
+    else:
+        for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+            lose(each)
+    found = nowhere(machine).dmp("weights", "verify", *of_hub, sockets=False)
+    assert (found.code, found.out.split()) == (5, [str(path)]), found.err
+    mended = machine.dmp("weights", "verify", *of_hub, "--repair")
+    assert (mended.code, mended.out) == (0, ""), mended.err
+    files = len(list(path.iterdir())) if path.is_dir() else 1
+    assert f"fetching {files} file" in mended.err
+    assert not [one for one in folder.rglob("*.safetensors") if ".fp16." not in one.name]
+    assert nowhere(machine).dmp("weights", "verify", *of_hub).code == 0
+
+
+def test_the_cache_of_a_model_that_only_the_store_knows(hub: hubs.Hub, tmp_path: Path) -> None:
+    """Its entry goes with its last LoRA, and with it what says which revision it needed."""
+    (tmp_path / "none.toml").write_text("")
+    machine = Machine(tmp_path, hub.address, tmp_path / "none.toml")
+    store = tmp_path / "dmp"
+    kept = store / "loras" / "mine" / "depth-00000000.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(hubs.LORA.read_bytes())
+    commit = hub.commits["org/tiny"]
+    (store / "weights.toml").write_text(
+        f'[models.mine]\nbackbone = {{ repo = "org/tiny", revision = "{commit}" }}\n'
+        f'[models.mine.tasks.depth]\nlora = {{ path = "loras/mine/{kept.name}" }}\n'
+    )
+    pulled = machine.dmp("weights", "pull", "mine")
+    assert pulled.code == 0, pulled.err
+    folder = Path(pulled.out.split()[0])
+    ran = machine.dmp("weights", "remove", "mine", "--hub-cache", sockets=False)
+    assert (ran.code, ran.out) == (0, f"{kept}\n"), ran.err
+    assert not folder.exists()
+    assert "4." in ran.err
+    assert "MB freed" in ran.err
+
+
 @pytest.mark.parametrize("how", ["--offline", "HF_HUB_OFFLINE", "refused", "silent"])
 def test_what_is_missing_is_told_at_once(tmp_path: Path, how: str) -> None:
     """Within three seconds: at most two for a connection, and without torch, whose import alone
@@ -221,6 +289,10 @@ def test_a_proxy_is_what_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> Non
     assert why == "127.0.0.1:9 cannot be reached: Connection refused"
     monkeypatch.setenv("NO_PROXY", "hub.invalid")
     assert "hub.invalid:443 cannot be reached" in (away("https://hub.invalid") or "")
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@127.0.0.1:abc")
+    monkeypatch.delenv("NO_PROXY")
+    for address in ("https://hub.invalid", "http://[::1", "127.0.0.1:80", "http://u:se/cret@host"):
+        assert away(address) == "an address of HF_ENDPOINT, HTTP_PROXY or HTTPS_PROXY is not valid"
 
 
 def test_training_offline(machine: Machine) -> None:

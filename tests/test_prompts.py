@@ -258,7 +258,7 @@ def test_each_map_says_its_own_prompt(
     assert "prompt" not in settings(out / "b.depth.png")
     assert "prompt='a hall' guidance=2.0" in settings(out / "sub/c.depth.png")
     assert "no text in a .txt file for 1 of 3 images: the prompt 'a hall' stands in" in ran.err
-    assert ran.err.count("model tiny has no prompt of its own for depth") == 1
+    assert ran.err.count("model tiny states no prompt for depth") == 1
 
 
 def test_one_text_for_all_is_the_same_as_a_prompt(

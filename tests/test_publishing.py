@@ -1,5 +1,7 @@
 """What the Hub holds after a push, and what happens when it refuses."""
 
+import socket
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -187,6 +189,23 @@ def test_a_token_without_the_right(
     assert "hf auth login" in raised.value.hint
     assert token not in str(raised.value)
     assert not hub.folder(repo).exists()
+
+
+def test_a_hub_that_says_nothing(
+    tmp_path: Path, hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the connection, and that is all; the client by itself would wait without end."""
+    monkeypatch.setattr(upload, "_PATIENCE", 0.3)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen(8)
+        address = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        start = time.monotonic()
+        with pytest.raises(ModelError, match="publishing failed: ReadTimeout") as raised:
+            upload.push(tiny(tmp_path))
+    assert time.monotonic() - start < 20
+    assert "check the connection" in raised.value.hint
 
 
 def test_no_token(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

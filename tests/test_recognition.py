@@ -91,8 +91,14 @@ def test_a_header_wins_over_the_name(told: str, tasks: tuple[str, ...], tmp_path
     assert found(tmp_path / "depth.safetensors")[0].understood == tasks
 
 
-def test_a_safetensors_that_is_none(tmp_path: Path) -> None:
+def test_a_pickle_with_the_name_of_a_safetensors_is_for_who_reads_it(tmp_path: Path) -> None:
     (tmp_path / "depth.safetensors").write_bytes(b"\x80\x02}.")
+    (found,) = recognition.find([tmp_path / "depth.safetensors"], {})
+    assert found.understood == ("depth",)
+
+
+def test_a_safetensors_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "depth.safetensors").write_bytes(b"\x02" + bytes(7) + b"{!")
     with pytest.raises(ModelError, match=r"depth\.safetensors"):
         found(tmp_path)
 

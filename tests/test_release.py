@@ -38,7 +38,8 @@ def test_what_was_imported_into_the_store_is_gathered(
     with store.staging() as folder:
         shutil.copy(LORA, folder / "new")
         keys = {"model": {"backbone": SD, "license": "mit"}, "task": {"scale": 3.0}}
-        path = store.add("kept", "depth", folder / "new", SHA256, keys)
+        with store.changes(catalogue.parse) as made:
+            path = made.add("kept", "depth", folder / "new", SHA256, keys)
     table = catalogue.load()
     found = release.gather(table, "kept", release.tasks_of(table, "kept"), "org/kept")
     assert [(one.path, one.sha256, one.license) for one in found.adapters] == [
@@ -141,7 +142,7 @@ def test_no_licence_no_publishing(tmp_path: Path, entry: str, header: dict[str, 
         ("mit", {}, None, False, "mit"),
         ("mit", {"dmp.license": "openrail"}, None, False, "openrail"),
         ("not stated", {"dmp.license": "openrail"}, None, False, "openrail"),
-        ("mit", {"dmp.license": "not stated"}, None, False, "mit"),
+        ("mit", {"dmp.license": " "}, None, False, "mit"),
         ("Apache-2.0", {}, "apache-2.0", False, "apache-2.0"),
         ("mit", {"dmp.license": "openrail"}, "cc0-1.0", True, "cc0-1.0"),
     ],
@@ -150,6 +151,16 @@ def test_which_licence_counts(
     tmp_path: Path, entry: str, header: dict[str, str], flag: str | None, right: bool, license: str
 ) -> None:
     assert release.licensed(one(tmp_path, entry, header), flag, right).license == license
+
+
+@pytest.mark.parametrize("word", [word for word in UNKNOWN if word.strip()])
+def test_a_file_s_own_word_that_none_is_known_counts(tmp_path: Path, word: str) -> None:
+    found = one(tmp_path, "mit", {"dmp.license": word})
+    with pytest.raises(UsageError, match="no licence is stated for depth") as raised:
+        release.licensed(found, None, right=False)
+    assert f"({word})" in str(raised.value)
+    published = release.stanza(release.licensed(found, None, right=True), "main")
+    assert 'license = "not stated"' in published
 
 
 def test_a_licence_is_not_changed_by_the_way(tmp_path: Path) -> None:

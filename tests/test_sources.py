@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dmp_cli import catalogue, sources, weights
+from dmp_cli import catalogue, digests, hub, sources, weights
+from dmp_cli.commands import fetch
 from dmp_cli.errors import ModelError
 from dmp_cli.sources import Source
 from tests.conftest import TASKS
@@ -171,3 +172,74 @@ def test_a_damaged_package_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="wrong sha256") as raised:
         sources.lora_file(source)
     assert "install dmp again" in raised.value.hint
+
+
+def test_a_hash_that_fails_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens in the thread: who waits for it would wait for ever."""
+    path = tmp_path / "depth.safetensors"
+    shutil.copy(LORA, path)
+
+    def full(self: Path, mode: str) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(MemoryError):
+            digests.begin(path, SHA256).result(10)
+    assert digests.sha256(path) == SHA256
+
+
+def test_only_what_came_is_deleted_for_a_wrong_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the same name in another repository was there before, and stays."""
+    places = [Source(repo=f"org/{name}", file="depth.safetensors") for name in ("old", "new")]
+    file = hub.File("depth.safetensors", 1, SHA256)
+    folders = {}
+    for source in places:
+        folders[source.repo] = tmp_path / str(source.repo)
+        folders[source.repo].mkdir(parents=True)
+        (folders[source.repo] / file.name).write_bytes(b"x")
+    listings = tuple(hub.Listing(source.repository, "c" * 40, (file,)) for source in places)
+    monkeypatch.setattr(
+        hub, "lacking", lambda one: {file: 1} if one.repository.name == "org/new" else {}
+    )
+    monkeypatch.setattr(hub, "check_room", lambda number: None)
+    monkeypatch.setattr(hub, "fetch", lambda one, moved: folders[one.repository.name])
+    for source, left in zip(places, (True, False), strict=True):
+        wrong = Source(repo=source.repo, file=source.file, sha256="1" * 64)
+        wish = sources.Wish(wrong, wrong.repository, (file.name,))
+        with pytest.raises(ModelError, match="wrong sha256"):
+            sources.Fetch((wish,), listings).run()
+        assert (folders[source.repo] / file.name).exists() is left
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "half"),
+    [("auto", "auto", None), ("cpu", "auto", False), ("mps", "auto", False),
+     ("cuda:1", "auto", True), ("auto", "fp16", True), ("cuda", "bf16", False)],
+)  # fmt: skip
+def test_precision_as_far_as_it_is_known(device: str, dtype: str, half: bool | None) -> None:
+    assert fetch.half_of(device, dtype) is half
+
+
+@pytest.mark.parametrize(
+    ("there", "half", "hashed"),
+    [((None, "fp16"), None, set()), ((None,), None, {None}), (("fp16",), None, {"fp16"}),
+     ((None, "fp16"), False, {None}), ((None, "fp16"), True, {"fp16"})],
+)  # fmt: skip
+def test_no_file_is_hashed_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str | None, ...],
+    half: bool | None, hashed: set[str | None],
+) -> None:  # fmt: skip
+    """While it is not known which precision a run takes, the files of neither are read."""
+    begun: list[Path] = []
+    monkeypatch.setattr(digests, "start", begun.extend)
+    source = Source(path=backbone(tmp_path, *there), variant="fp16")
+    fetch.ready(source, [Source(path=LORA)], half, offline=False)
+    assert LORA in begun
+    for variant in (None, "fp16"):
+        big = {sources.weight_file(tmp_path, Path(part).parent.name, variant) for part in PARTS}
+        assert len(big & set(begun)) == (3 if variant in hashed else 0)

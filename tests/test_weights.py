@@ -68,17 +68,17 @@ def test_unknown_model(through: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("model", "tasks", "named"),
     [
-        ("empty", ["depth"], "model 'empty' has no weights for depth:"),
-        ("empty", ["depth", "normals"], "for depth, normals:"),
-        ("half", ["depth", "normals"], "model 'half' has no weights for normals:"),
-        ("baseless", ["depth"], "model 'baseless' has no weights for depth:"),
-        (None, ["albedo"], "model 'empty' has no weights for albedo:"),
+        ("empty", ["depth"], "model 'empty' has no weights for depth"),
+        ("empty", ["depth", "normals"], "for depth, normals"),
+        ("half", ["depth", "normals"], "model 'half' has no weights for normals"),
+        ("baseless", ["depth"], "model 'baseless' has no weights for depth"),
+        (None, ["albedo"], "model 'empty' has no weights for albedo"),
     ],
 )
 def test_no_source(model: str | None, tasks: list[str], named: str) -> None:
     with pytest.raises(ModelError, match=named) as raised:
         weights.resolve(TABLE, tasks, model)
-    assert "--weights" in raised.value.hint
+    assert "dmp weights import PATH" in raised.value.hint
     assert "--model demo" in raised.value.hint
 
 

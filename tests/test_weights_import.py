@@ -7,6 +7,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_what_the_header_says(dmp: Dmp, tmp_path: Path) -> None:
     source = root / PLAIN[1] / "pytorch_lora_weights.bin"
     assert said == {
         "task": "depth", "prediction": "v_prediction", "prompt": "", "scale": "8.0", "rank": "1",
-        "base": "CompVis/stable-diffusion-v1-4", "license": "not stated",
+        "base": "CompVis/stable-diffusion-v1-4 (assumed)", "license": "not stated",
         "source": f"{PLAIN[1]}/pytorch_lora_weights.bin", "source_sha256": sha256(source),
         "version": said["version"],
     }  # fmt: skip
@@ -145,6 +146,30 @@ def test_the_same_again_is_fine(dmp: Dmp, tmp_path: Path) -> None:
     before = tree(tmp_path / "home")
     assert paths(dmp("weights", "import", root))
     assert tree(tmp_path / "home") == before
+
+
+def test_what_is_replaced_is_told(dmp: Dmp, tmp_path: Path) -> None:
+    path = tmp_path / "\x1b[2J-depth.safetensors"
+    path.write_bytes((FULL / "pytorch_lora_weights.safetensors").read_bytes())
+    words = ("--model", "mine", "--backbone", PARITY / "sd-tiny", "--license", "a\nb" * 40)
+    ran = dmp("weights", "import", path, *words)
+    assert ran.code == 0
+    assert "place of" not in ran.err
+    assert "lies beside" not in ran.err
+    assert "\x1b" not in ran.err
+    assert all(len(line) < 130 for line in ran.err.splitlines() if "dmp" not in line)
+    other = dmp("weights", "import", FULL / "pytorch_lora_weights.bin", "--task", "depth", *words)
+    assert r"takes the place of \x1b[2J-depth.safetensors as depth of model mine" in other.err
+    assert "place of" not in dmp("weights", "import", FULL / "pytorch_lora_weights.bin", "--task",
+                                 "depth", *words).err  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["demo", "untrained"])
+def test_a_model_that_comes_with_dmp_keeps_its_loras(model: str, dmp: Dmp) -> None:
+    path = FULL / "pytorch_lora_weights.safetensors"
+    ran = dmp("weights", "import", path, "--model", model, "--task", "depth")
+    assert ran.code == 2
+    assert f"model '{model}' comes with dmp" in ran.err
 
 
 def test_what_works_without_a_prompt_is_never_replaced(dmp: Dmp, tmp_path: Path) -> None:
@@ -259,6 +284,7 @@ def test_a_backbone_on_the_hub(
     words = ("weights", "import", FULL, "--task", "depth", "--model", "mine", "--backbone", named)
     ran = dmp(*words)  # it is not here, and its shapes are not those of Stable Diffusion 1.x
     assert ran.code == 5
+    assert f"--backbone {named}: taken as a repository of the Hub" in " ".join(ran.err.split())
     assert "shapes of Stable Diffusion 1.x were taken" in " ".join(ran.err.split())
     assert "hf download org/name unet/config.json" in ran.err
     monkeypatch.setattr(hub, "cached", lambda repository, name: TINY / name)
@@ -404,7 +430,14 @@ def test_a_file_of_another_task(dmp: Dmp, tmp_path: Path) -> None:
         ((FULL, "--task", "normals", "--scale", "2"), "--scale is not a setting of normals"),
         ((FULL, "--task", "depth", "--summary", "x"), "--summary is of a model"),
         ((FULL, "--task", "depth", "--backbone", TINY), "--backbone is of a model"),
-        ((FULL, "--task", "depth", "--model", "m", "--backbone", "/gone"), "no such folder"),
+        *(
+            ((FULL, "--task", "depth", "--model", "m", "--backbone", name), f"{name}: no such")
+            for name in ("/gone", "./gone", "../x", ".x/y", "~/gone", "~nobody/x")
+        ),
+        *(
+            ((FULL, "--task", "depth", "--model", "m", "--backbone", name), "without `..`")
+            for name in ("a/b@x/../y", "a/b@/main", "a/..", "a/b@x/", "a/b@.")
+        ),
         ((FULL, "--task", "depth", "--model", "../m", "--backbone", TINY), "cannot be the name"),
         (("--download", "--folder-url", "https://example.com/x"), "not the address of a Google"),
     ],
@@ -413,6 +446,87 @@ def test_what_makes_no_sense(words: tuple[Any, ...], why: str, dmp: Dmp) -> None
     ran = dmp("weights", "import", *words)
     assert ran.code == 2
     assert why in " ".join(ran.err.split())
+    assert nothing_stored()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+def test_a_pickle_with_the_name_of_a_safetensors(kind: str, dmp: Dmp, tmp_path: Path) -> None:
+    path = tmp_path / "depth.safetensors"
+    torch.save(state(), path, _use_new_zipfile_serialization=kind == "zip")
+    ran = dmp("weights", "import", path)
+    assert ran.code == 5
+    assert "named safetensors, but it is none" in " ".join(ran.err.split())
+    assert "is for `dmp weights import`" not in " ".join(ran.err.split())
+
+
+def test_a_full_disk_at_the_last_file_leaves_the_store_as_it_was(
+    dmp: Dmp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths(dmp("weights", "import", official(tmp_path / "a", PLAIN[1])))
+    before = tree(tmp_path / "home")
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if "segmentation" in target.name:
+            raise OSError(ENOSPC, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    root = official(tmp_path / "b", PLAIN[0], "x-depth-notext", "bedroom-albedo", "bedroom-seg")
+    ran = dmp("weights", "import", root)
+    assert ran.code == 6
+    assert "No space left" in ran.err
+    assert tree(tmp_path / "home") == before
+
+
+def test_names_and_licences_that_are_not_utf_8(dmp: Dmp, tmp_path: Path) -> None:
+    path = tmp_path / "depth-\udcff.bin"
+    torch.save(state(), path)
+    ran = dmp("weights", "import", path, "--model", "mine", "--license", "x\udcff")
+    (kept,) = paths(ran)
+    entry = catalogue.load()["models"]["mine"]
+    assert (entry["summary"], entry["license"]) == ("imported from depth-\\udcff.bin", "x\\udcff")
+    assert header.read(kept)["license"] == "x\\udcff"
+
+
+def test_a_folder_that_a_weights_file_cannot_name(dmp: Dmp, tmp_path: Path) -> None:
+    folder = tmp_path / "sd\udcff"
+    folder.mkdir()
+    ran = dmp("weights", "import", FULL, "--task", "depth", "--model", "m", "--backbone", folder)
+    assert ran.code == 2
+    assert "not UTF-8" in ran.err
+    assert nothing_stored()
+
+
+@pytest.mark.parametrize(
+    ("told", "beside", "options", "base"),
+    [
+        ({"ss_base_model_version": "sd_v1"}, "", (), "sd_v1"),
+        ({"dmp.base": "org/sd"}, '{"base_model_name_or_path": "other/sd"}', (), "org/sd"),
+        ({}, '{"base_model_name_or_path": "other/sd"}', (), "other/sd"),
+        ({}, '{"base_model_name_or_path": "/home/me/my sd/"}', (), "my sd"),
+        ({}, '{"base_model_name_or_path": null}', (), "CompVis/stable-diffusion-v1-4 (assumed)"),
+        ({}, "[]", (), "CompVis/stable-diffusion-v1-4 (assumed)"),
+        ({}, "", ("--model", "m", "--backbone", "org/sd"), "org/sd"),
+        ({"dmp.base": "a/b (assumed)"}, "", ("--model", "m", "--backbone", "org/sd"), "org/sd"),
+    ],
+)
+def test_the_base_is_what_is_stated_and_else_assumed(
+    told: dict[str, str], beside: str, options: tuple[str, ...], base: str, dmp: Dmp, tmp_path: Path
+) -> None:
+    save_file(state(), tmp_path / "depth.safetensors", told)
+    if beside:
+        (tmp_path / "adapter_config.json").write_text(beside)
+    (kept,) = paths(dmp("weights", "import", tmp_path / "depth.safetensors", *options))
+    assert header.read(kept)["base"] == base
+
+
+def test_an_adapter_config_that_is_broken(dmp: Dmp, tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "depth.safetensors")
+    (tmp_path / "adapter_config.json").write_text("{")
+    ran = dmp("weights", "import", tmp_path / "depth.safetensors")
+    assert ran.code == 5
+    assert "adapter_config.json: cannot be read" in " ".join(ran.err.split())
     assert nothing_stored()
 
 
@@ -494,6 +608,55 @@ def test_what_gdown_leaves_is_imported(
     assert not list(store.home().glob(".dmp-*"))
 
 
+def test_loras_beside_archives_on_google_drive(
+    dmp: Dmp, gdown: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those in folders and those in archives are taken; an archive of pictures is passed over."""
+
+    def fetched(*, output: str, **how: object) -> None:
+        official(Path(output), PLAIN[0])
+        inner = official(tmp_path / "other", PLAIN[1])
+        shutil.make_archive(output + "/sub/all", "zip", inner)
+        with zipfile.ZipFile(output + "/photos.ZIP", "w") as archive:
+            archive.writestr("photos/a.jpg", b"x")
+
+    monkeypatch.setattr(drive.connection, "away", lambda address: None)
+    monkeypatch.setattr(gdown, "download_folder", fetched)
+    assert len(paths(dmp("weights", "import", "--download"))) == 2
+    assert set(stored("dmp")) == {"depth", "normals"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "why"),
+    [
+        (b"", 5, "photos.zip: cannot be unpacked"),
+        ({"x.jpg": b"x"}, 2, "photos.zip: photos: holds no LoRA"),
+        ({"depth/pytorch_lora_weights.bin": b"x"}, 5, "depth/pytorch_lora_weights.bin: not a file"),
+        ({"first/pytorch_lora_weights.bin": b"x"}, 2, "unzip -n NAME/photos.zip -d unpacked &&"),
+    ],
+)
+def test_what_is_wrong_on_google_drive_is_told_with_its_address(
+    content: Any, code: int, why: str, dmp: Dmp, gdown: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(*, output: str, **how: object) -> None:
+        Path(output).mkdir()
+        if isinstance(content, bytes):
+            (Path(output) / "photos.zip").write_bytes(content)
+            return
+        with zipfile.ZipFile(output + "/photos.zip", "w") as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+
+    monkeypatch.setattr(drive.connection, "away", lambda address: None)
+    monkeypatch.setattr(gdown, "download_folder", fetched)
+    ran = dmp("weights", "import", "--download")
+    assert ran.code == code
+    assert why in " ".join(ran.err.split())
+    assert drive.OFFICIAL in ran.err
+    assert ".dmp-" not in ran.err
+    assert nothing_stored()
+
+
 def test_what_drive_sends_cannot_be_told_apart(
     dmp: Dmp, gdown: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,6 +666,9 @@ def test_what_drive_sends_cannot_be_told_apart(
     )
     ran = dmp("weights", "import", "--download")
     assert ran.code == 2
-    assert "unzip -n NAME.zip" in ran.err
+    assert f"1. open {drive.OFFICIAL} in a browser" in ran.err
+    assert "unpack them in one place: that makes a folder, here called NAME" in ran.err
+    assert "import NAME/first/pytorch_lora_weights.bin --model dmp-paper --task TASK" in ran.err
+    assert "unzip" not in ran.err
     assert ".dmp-" not in ran.err
     assert ran.out == ""

@@ -40,7 +40,7 @@ class Talk:
     def fail(self, text: str) -> None:
         """A line that is always shown."""
         try:
-            tqdm.write(f"dmp: {text}", file=sys.stderr)
+            tqdm.write(f"dmp: {plain(text)}", file=sys.stderr)
         except BrokenPipeError:
             _send_nowhere(sys.stderr)
 
@@ -64,6 +64,15 @@ class Talk:
 
 def _send_nowhere(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def plain(text: str) -> str:
+    """A text without control characters, which files of others may hold, but for ends of lines."""
+    return "".join(
+        char if char == "\n" or char.isprintable() or (not char.isascii() and char > "\x9f")
+        else f"\\x{ord(char):02x}"
+        for char in text
+    )  # fmt: skip
 
 
 def shown(path: Path) -> str:

@@ -72,7 +72,8 @@ def _prepare(plan: Plan, chosen: list[Recipe], options: RunOptions, talk: Talk) 
     from dmp_cli import files
 
     backbone, loras = chosen[0].backbone, [recipe.lora for recipe in chosen]
-    fetch.ready(backbone, loras, plan.dtype == "fp16", options.offline)
+    half = fetch.half_of(plan.device, plan.dtype)
+    fetch.ready(backbone, loras, half, options.offline)
     files.check_writable(options.output)
     from dmp_cli.device import choose
 

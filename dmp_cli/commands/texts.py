@@ -9,10 +9,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dmp_cli import prompts
+from dmp_cli.commands import fetch
 from dmp_cli.commands import options as opt
 from dmp_cli.commands.report import Talk, count, shown
 from dmp_cli.commands.run_options import RunOptions
 from dmp_cli.errors import UsageError
+from dmp_cli.files import in_words
 from dmp_cli.jobs import Job
 from dmp_cli.plan import Plan
 from dmp_cli.prompts import Found
@@ -81,12 +83,9 @@ def _made(
 @contextmanager
 def _fetching(name: str, size: int, talk: Talk) -> Iterator[Callable[[int], object]]:
     """Tell what is fetched, and show a bar of its bytes."""
-    talk.note(f"fetching {name}: {size / 1e9:.2f} GB")
-    hidden = None if talk.progress and not talk.quiet else True
-    with tqdm(
-        total=size, unit="B", unit_scale=True, file=sys.stderr, disable=hidden, dynamic_ncols=True
-    ) as bar:
-        yield bar.update
+    talk.note(f"fetching {name}: {in_words(size)}")
+    with fetch.byte_bar(size, talk) as moved:
+        yield moved
 
 
 def _tell_unprompted(plan: Plan, talk: Talk) -> None:
@@ -99,8 +98,8 @@ def _tell_unprompted(plan: Plan, talk: Talk) -> None:
     if without:
         names = ", ".join(one.task for one in without)
         talk.note(
-            f"model {without[0].model} has no prompt of its own for {names}: it was trained "
-            "without, and texts may make its maps worse"
+            f"model {without[0].model} states no prompt for {names}: if it was trained without, "
+            "texts may make its maps worse"
         )
 
 

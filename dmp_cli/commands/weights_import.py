@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dmp_cli.commands import options as opt
-from dmp_cli.commands.report import Talk, shown
+from dmp_cli.commands.report import Talk, plain, shown
 from dmp_cli.errors import DmpError, UsageError
 from dmp_cli.plan import FINALS, PREDICTIONS, SAMPLERS, SPACINGS
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MODEL, USE = "Model", "How it is to be used (else as the file, then as the model says)"
 _DIGITS = 8  # of a sha256 in the table
+_WIDEST = 60  # characters of a licence
 
 Paths = Annotated[
     list[Path] | None,
@@ -143,7 +144,7 @@ def import_(
 
     dmp weights import lora.safetensors --task depth --model mine --backbone sd15/
     """
-    from dmp_cli.importing import drive, run
+    from dmp_cli.importing import drive, run, wishes
     from dmp_cli.importing.wishes import Wish
 
     if bool(paths) == download:
@@ -161,6 +162,8 @@ def import_(
     settings = {key: value for key, value in given.items() if value is not None}
     wish = Wish(model, task, backbone, license, summary, weights, settings)
     talk = Talk(quiet, as_json=json)
+    if backbone and "repo" in wishes.backbone(backbone):
+        talk.note(f"--backbone {backbone}: taken as a repository of the Hub")
     if download:
         talk.note(f"fetching {url}")
     _tell(run.run(paths or [], wish, url if download else None), weights, talk)
@@ -183,7 +186,7 @@ def _table(done: "list[Imported]") -> Iterator[str]:
     head = ("task", "model", "rank", "parameters", "dtype", "sha256", "licence")
     rows = [
         (one.task, ", ".join((one.model, *one.also)), one.rank, f"{one.parameters:,}", one.dtype,
-         one.sha256[:_DIGITS], one.license)
+         one.sha256[:_DIGITS], _short(one.license))
         for one in done
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -196,6 +199,12 @@ def _table(done: "list[Imported]") -> Iterator[str]:
     for one, row in zip(done, rows, strict=True):
         yield line(row)
         yield f"  from {shown(Path(one.file))}"
+
+
+def _short(text: str) -> str:
+    """A text of a file of others in a cell of a table."""
+    words = plain(" ".join(text.split()))
+    return words if len(words) <= _WIDEST else f"{words[: _WIDEST - 3]}..."
 
 
 def _next(done: "list[Imported]", weights: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dmp_cli.commands import options as opt
-from dmp_cli.commands.fetch import size
+from dmp_cli.files import in_words
 from dmp_cli.inventory import Part, parts_of
 
 
@@ -32,13 +32,14 @@ def list_(
         typer.echo(f"{model} (licence: {rows[0].license})")
         for part in rows:
             name = part.name + (" *" if part.taken else "")
-            typer.echo(f"  {name:<15} {_here(part):>9}  {_source(part)}")
+            other = "" if part.license == rows[0].license else f" (licence: {part.license})"
+            typer.echo(f"  {name:<15} {_here(part):>9}  {_source(part)}{other}")
 
 
 def _here(part: Part) -> str:
     if part.source and part.source.made:
         return "made"
-    return size(part.bytes or 0) if part.here else "no"
+    return in_words(part.bytes or 0) if part.here else "no"
 
 
 def _source(part: Part) -> str:

@@ -17,6 +17,7 @@ def path(
 
     No server is asked.
     """
+    from dmp_cli.sources import remedy
     from dmp_cli.store import home
 
     if model is None and task is None:
@@ -25,9 +26,11 @@ def path(
     chosen = own.choose(model, task, weights)
     for part in chosen.parts:
         if part.source and not part.here:
+            if not part.source.repo:
+                raise ModelError(part.absent, remedy(part.source))
             raise ModelError(
                 f"{part.source}: {part.absent} is not on this machine",
-                f"run: {part.source.repository.command}" if part.source.repo else "",
+                f"run: {part.source.repository.command}",
             )
     for found in own.places(chosen, own.half(dtype, chosen.backbone.source)):
         typer.echo(found)

@@ -8,6 +8,7 @@ import typer
 
 from dmp_cli.commands import options as opt
 from dmp_cli.commands.report import Talk, count
+from dmp_cli.files import in_words
 
 if TYPE_CHECKING:
     from dmp_cli.publishing.release import Release
@@ -67,7 +68,7 @@ def push(
     upload.check_target(repo, revision)
     release = _release(repo, model, task, weights, revision, license, right)
     tasks = ", ".join(adapter.task for adapter in release.adapters)
-    talk.note(f"model {release.model}: {tasks}; {_size(release.bytes)}")
+    talk.note(f"model {release.model}: {tasks}; {in_words(release.bytes)}")
     if dry_run:
         readme = upload.readme(release)
         talk.output(json_.dumps(_record(release) | {"readme": readme}) if json else readme.strip())
@@ -139,7 +140,3 @@ def _record(release: "Release", done: "Published | None" = None) -> dict[str, An
             for adapter in release.adapters
         ],
     }
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e6:.1f} MB" if number >= 50_000 else f"{number / 1e3:.1f} kB"

@@ -6,9 +6,9 @@ import typer
 
 from dmp_cli.commands import options as opt
 from dmp_cli.commands import weights_options as own
-from dmp_cli.commands.fetch import size
 from dmp_cli.commands.report import Talk
 from dmp_cli.errors import UsageError
+from dmp_cli.files import in_words
 from dmp_cli.inventory import BACKBONE, Part, parts_of
 
 
@@ -30,6 +30,7 @@ def remove(
 
     talk = Talk(quiet)
     chosen = own.choose(model, task, weights)
+    commits = _commits(chosen, task) if hub_cache else set()  # an entry that goes names them
     freed = 0
     kept = [part for part in chosen.parts if _in_store(part)]
     for part in kept:
@@ -39,14 +40,12 @@ def remove(
             freed += before
             talk.output(str(gone))
     if hub_cache:
-        freed += _forget(chosen, task, weights, talk)
+        freed += _forget(commits, chosen, task, weights, talk)
     elif not kept:
         held = _cached(chosen)
-        raise UsageError(
-            f"nothing of model {model!r} was imported",
-            f"--hub-cache deletes what of it is in the Hub's cache, {size(held)}" if held else "",
-        )
-    talk.note(f"{size(freed)} freed")
+        more = f"--hub-cache deletes what of it is in the Hub's cache, {in_words(held)}"
+        raise UsageError(f"nothing of model {model!r} was imported", more if held else "")
+    talk.note(f"{in_words(freed)} freed")
 
 
 def _in_store(part: Part) -> bool:
@@ -62,15 +61,26 @@ def _cached(chosen: own.Chosen) -> int:
     return sum(held.values())
 
 
-def _forget(chosen: own.Chosen, task: str | None, weights: str | None, talk: Talk) -> int:
-    """Delete the revisions that only these parts need; the bytes that this frees."""
+def _going(chosen: own.Chosen, task: str | None) -> set[str]:
+    return {part.name for part in chosen.parts if part.name != BACKBONE or not task}
+
+
+def _commits(chosen: own.Chosen, task: str | None) -> set[str | None]:
+    """The revisions of the Hub's cache that the parts need which go."""
+    going = _going(chosen, task)
+    return {_commit(part) for part in chosen.parts if part.name in going} - {None}
+
+
+def _forget(
+    commits: set[str | None], chosen: own.Chosen, task: str | None, weights: str | None, talk: Talk
+) -> int:
+    """Delete those revisions that no other part needs; the bytes that this frees."""
     from dmp_cli import catalogue, hub
 
-    going = {part.name for part in chosen.parts if part.name != BACKBONE or not task}
+    going = _going(chosen, task)
     every = parts_of(catalogue.load(weights), weights=weights)
-    mine = [part for part in every if part.model == chosen.model and part.name in going]
-    needed = {_commit(part) for part in every if part not in mine}
-    commits = {_commit(part) for part in mine} - {None}
+    others = (part for part in every if part.model != chosen.model or part.name not in going)
+    needed = {_commit(part) for part in others}
     for commit in sorted(filter(None, commits & needed)):
         talk.note(f"revision {commit} stays: another model or task needs it")
     return hub.forget(filter(None, commits - needed))

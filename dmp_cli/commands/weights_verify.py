@@ -1,6 +1,6 @@
 """`dmp weights verify`: whether the files here are those that were stated."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -48,25 +48,43 @@ def verify(
 
 
 def _damaged(parts: Iterable[Part], talk: Talk) -> Damage:
-    """The files that are not as stated, each told; and how many were looked at."""
+    """The files that are lost or not as stated, each told; and how many were looked at."""
     from dmp_cli import digests
 
     found: Damage = {}
     seen: dict[Path, bool] = {}
     for part in parts:
-        if not part.source or not part.here:
+        if not part.source:
             continue
-        for half in (False, True) if part.name == BACKBONE else (False,):
-            known = stated(part.source, part.name, half)
-            seen |= {path: bool(hashes) for path, hashes in known.items()}
-            for path, (expected, digest) in digests.wrong(known).items():
+        for known in _known(part, part.source):
+            lost = [path for path in known if not path.is_file()]
+            here = {path: hashes for path, hashes in known.items() if path not in lost}
+            seen |= {path: bool(hashes) for path, hashes in here.items()}
+            why = {path: f"expected {one}, found {two}"
+                   for path, (one, two) in digests.wrong(here).items()}  # fmt: skip
+            for path, text in (dict.fromkeys(lost, "it is not there") | why).items():
                 if path not in found:
-                    talk.fail(f"{path}: expected {expected}, found {digest}")
+                    talk.fail(f"{path}: {text}")
                 found[path] = part.source
     bare = len(seen) - sum(seen.values())
     of_those = f"; no hash is known of {bare} more" if bare else ""
     talk.note(f"{count(sum(seen.values()), 'file')} checked, {len(found)} damaged{of_those}")
     return found
+
+
+def _known(part: Part, source: Source) -> Iterator[dict[Path, list[str]]]:
+    """The files of a part, of a backbone in both precisions, with what is stated of them.
+
+    Of one that was here and is not whole any more, with those that are lost.
+    """
+    from dmp_cli import sources
+
+    backbone = part.name == BACKBONE
+    if not part.here:
+        yield sources.backbone_remains(source) if backbone else sources.lora_remains(source)
+        return
+    for half in (False, True) if backbone else (False,):
+        yield stated(source, part.name, half)
 
 
 def _repaired(damaged: Damage, talk: Talk) -> Damage:
@@ -78,12 +96,12 @@ def _repaired(damaged: Damage, talk: Talk) -> Damage:
         if not source.repo:
             continue
         paths = [path for path, one in damaged.items() if one == source]
-        hub.require(source.repository, paths[0].name)  # before anything is deleted
-        half = any(f".{source.variant}." in path.name for path in paths)
+        wanted = sources.Fetch.again(source, paths)  # before anything is deleted
         for path in paths:
-            hub.drop(path)
-        fetch.bring(sources.Fetch.of([source], half), talk)
-        left |= {path: source for path in paths if not path.is_file()}
+            if not path.is_dir():
+                hub.drop(path)
+        fetch.bring(wanted, talk)
+        left |= {path: source for path in paths if not path.exists()}
     return left
 
 
@@ -91,12 +109,14 @@ def _remedies(damaged: Damage) -> str:
     from dmp_cli.sources import remedy
     from dmp_cli.store import home
 
-    imported = [path for path in damaged if path.is_relative_to(home() / "loras")]
-    others = [source for path, source in damaged.items() if path not in imported]
-    return "\n".join(dict.fromkeys([*map(_import, imported), *map(remedy, others)]))
+    lines = [
+        _import(path, source) if path.is_relative_to(home() / "loras") else remedy(source)
+        for path, source in damaged.items()
+    ]
+    return "\n".join(dict.fromkeys(lines))
 
 
-def _import(path: Path) -> str:
+def _import(path: Path, source: "Source") -> str:
     """What to import again, as far as the damaged file still tells."""
     from dmp_cli import header
 
@@ -106,4 +126,4 @@ def _import(path: Path) -> str:
         told = {}
     name = told.get("source", "the file that it was made from")
     digest = f" (sha256 {told['source_sha256']})" if "source_sha256" in told else ""
-    return f"take in {name}{digest} again: dmp weights import"
+    return f"import {name}{digest} again: dmp weights import FILE --model {source.asked}"

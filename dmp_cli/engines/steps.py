@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from dmp_cli.errors import DmpError, ImageError
 from dmp_cli.inputs.video import Clips
 from dmp_cli.jobs import Job
-from dmp_cli.predict import Drawn, Predictor, Prepared
+from dmp_cli.predict import TOO_LONG, Drawn, Predictor, Prepared
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _of_prompt(predictor: Predictor, item: Item) -> tuple[str, ...]:
     prompt = None if item.job.frame else item.job.prompt
     if not prompt or not predictor.cuts(prompt):
         return ()
-    return ("its prompt is longer than the 77 tokens that the network takes: the rest is cut",)
+    return (f"its prompt {TOO_LONG}",)
 
 
 def line(error: DmpError) -> str:

@@ -1,5 +1,6 @@
 """Zip files, as Google Drive makes them of a folder -> the files in them that are wanted."""
 
+import lzma
 import re
 import shutil
 import stat
@@ -13,6 +14,11 @@ from dmp_cli.errors import ModelError, ResourceError
 
 LARGEST = 2 << 30  # bytes of one member, and of what is unpacked in all
 _STAMP = re.compile(r"(-\d{8}T\d{6}Z)?(-\d+)?-\d{3}$|-\d{8}T\d{6}Z$")  # what Drive appends
+
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+    UnicodeDecodeError,
+)  # fmt: skip
 
 
 def is_archive(path: Path) -> bool:
@@ -38,7 +44,7 @@ def unpack(
         root.mkdir(parents=True, exist_ok=True)
         try:
             room -= _members(archive, root, wanted, room)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as bad:
+        except _DAMAGED as bad:
             raise _refused(archive, f"cannot be unpacked: {bad}") from bad
         except OSError as error:
             if error.errno in (ENOSPC, EDQUOT):
@@ -46,7 +52,8 @@ def unpack(
                     f"{archive}: cannot be unpacked: {error.strerror}",
                     f"free some space for {folder.parent}, or set $DMP_HOME to another folder",
                 ) from error
-            raise _refused(archive, f"cannot be unpacked: {error.strerror}") from error
+            why = error.strerror or error  # that of bz2 has no number
+            raise _refused(archive, f"cannot be unpacked: {why}") from error
     return roots
 
 

@@ -7,6 +7,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ LARGEST = 1 << 30  # bytes; a LoRA of rank 4 has 3 MB, one of rank 128 has 100
 _SAFE = ".safetensors"
 _KEPT = (torch.float16, torch.bfloat16, torch.float32)
 _PICKLES = 5  # in a file of torch's format before 1.6; then come bare numbers
+_MOST_STEPS, _MOST_TUPLES = 1_000_000, 30_000  # a LoRA of 256 tensors takes 8,000 and 1,300
+_PUTS = ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE")
+_GETS = ("BINGET", "LONG_BINGET", "GET")
 _PROTOCOL = b"\x80"  # what every pickle of torch.save begins with
 # What a pickled tensor is made of. torch itself lets more through; some of that takes memory
 _TENSORS = re.compile(
@@ -128,7 +132,7 @@ def _named(path: Path, zipped: bool) -> Iterator[str]:
         members = archive.infolist()
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise _refused(path, "claims to hold more bytes than it has")
-        pickles = [member for member in members if member.filename.endswith(".pkl")]
+        pickles = [member for member in members if member.filename.lower().endswith(".pkl")]
         if not pickles:
             raise _refused(path, "a zip, but not of torch.save")
         for member in pickles:
@@ -137,9 +141,23 @@ def _named(path: Path, zipped: bool) -> Iterator[str]:
 
 
 def _globals(file: IO[bytes]) -> Iterator[str]:
-    """The names in one pickle; the file is left where it ends."""
-    texts = ["", ""]
+    """The names in one pickle; the file is left where it ends.
+
+    ValueError for what no tensor needs and would keep the unpickler busy, or end the process: very
+    many steps or tuples, and tuples that are used again. A few hundred bytes of those, as the key
+    of a dict, take years to hash.
+    """
+    texts, tuples, steps, before = ["", ""], set[object](), Counter[str](), ""
     for opcode, argument, _ in pickletools.genops(file):
+        kind = opcode.name.rstrip("123")
+        steps[kind] += 1
+        if kind in _PUTS and before == "TUPLE":
+            tuples.add(argument if argument is not None else sum(steps[put] for put in _PUTS) - 1)
+        if (opcode.name in _GETS and argument in tuples) or kind == "DUP":
+            raise ValueError("it uses a tuple twice")
+        if steps["TUPLE"] > _MOST_TUPLES or steps.total() > _MOST_STEPS:
+            raise ValueError("it takes more steps than the tensors of a LoRA")
+        before = kind
         if opcode.name in ("GLOBAL", "INST"):
             yield str(argument).replace(" ", ".")
         elif opcode.name == "STACK_GLOBAL":
@@ -157,13 +175,21 @@ def _flat(path: Path, held: Any) -> dict[str, Tensor]:
     tensors, total = {}, 0
     for key, value in held.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise _refused(path, f"{str(key)[:80]!r} is a {kind}, not a tensor")
+            why = (
+                f"{key[:80]!r} is a {_kind_of(value)}"
+                if isinstance(key, str)
+                else (f"a key is a {_kind_of(key)}, no name")
+            )
+            raise _refused(path, f"{why}, not a tensor")
         total += value.numel() * value.element_size()
         tensors[key] = value.detach()
     if total > path.stat().st_size:
         raise _refused(path, "its tensors claim to hold more bytes than it has")
     return tensors
+
+
+def _kind_of(value: object) -> str:
+    return type(value).__name__
 
 
 # Writing ----------------------------------------------------------------------------------

@@ -8,6 +8,11 @@ from dmp_cli.errors import ModelError, UsageError
 
 # Named in the README of the authors' code (shinying/dmp on GitHub, revision 69b4b18)
 OFFICIAL = "https://drive.google.com/drive/folders/1R7H2x3ETkxs5bRx9gzKo4ngxtFJfGPAv"
+_STEPS = (
+    "by hand:\n"
+    "1. open {} in a browser\n"
+    "2. choose Download from the menu beside the folder's name: it comes as one or more .zip\n"
+)
 _TIMEOUT = (5.0, 60.0)  # seconds: to connect, between two signs of life
 
 
@@ -47,9 +52,13 @@ def _failed(url: str, why: str) -> ModelError:
 
 
 def _by_hand(url: str) -> str:
+    return f"{_STEPS.format(url)}3. dmp weights import ~/Downloads/NAME*.zip"
+
+
+def choosing(url: str, commands: str) -> str:
+    """How to import single files of a folder; NAME in `commands` stands for the folder."""
     return (
-        "by hand:\n"
-        f"1. open {url} in a browser\n"
-        "2. choose Download from the menu beside the folder's name: it comes as one or more .zip\n"
-        "3. dmp weights import ~/Downloads/NAME*.zip"
+        f"--download takes all that is there; {_STEPS.format(url)}"
+        "3. unpack them in one place: that makes a folder, here called NAME\n"
+        f"4. there: {commands}"
     )

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dmp_cli import header
+from dmp_cli.header import NOT_STATED
 from dmp_cli.importing.recognition import BESIDE, Found
-
-NOT_STATED = "not stated"
 
 
 def stated(found: Found, metadata: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
@@ -38,7 +37,8 @@ def _told_by(found: Found) -> Iterator[Path]:
 
 def _front_matter(path: Path) -> str | None:
     """The `license` of a model card, as the Hub writes it between two lines of dashes."""
-    text = path.read_text(encoding="utf-8", errors="replace")[:100_000]
+    with path.open("rb") as file:
+        text = file.read(100_000).decode(errors="replace")
     head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     stated = dict(
         re.findall(r"^(license|license_name):[ \t]*(?:\n[ \t]*-[ \t]*)?([^\n]+)$", head[1], re.M)

@@ -13,6 +13,7 @@ from dmp_cli.errors import UsageError
 from dmp_cli.tasks import TASKS
 
 PLAIN, PROMPTED = "dmp", "dmp-paper"  # the models that the official files belong to
+FETCHED = Path("NAME")  # stands for a folder of Google Drive in what is to be typed
 
 _OFFICIAL = "pytorch_lora_weights"
 _NAMED = (_OFFICIAL, "adapter_model")
@@ -38,7 +39,7 @@ class Found:
 
     path: Path
     root: Path  # what was asked to be imported: the file itself or a folder above it
-    archive: Path | None  # the zip file that the folder was unpacked from
+    archive: Path | None  # the zip file that the folder was unpacked from; FETCHED: none was
     understood: tuple[str, ...]  # tasks that its name, or its header, may mean; one if it is clear
     plain: bool = False  # made for use without a prompt
     official: bool = False  # named as the paper's authors name theirs, in a folder
@@ -79,7 +80,7 @@ def _is_lora(path: Path) -> bool:
 def find(roots: Sequence[Path], archives: Mapping[Path, Path]) -> list[Found]:
     """The LoRAs among files and folders of any nesting. UsageError names what holds none.
 
-    `archives` says of a folder which zip file it was unpacked from.
+    `archives` says of a folder which zip file it was unpacked from, or that it was FETCHED.
 
     In a folder, those with a known name (`pytorch_lora_weights`, `adapter_model`) before any
     other, a safetensors before a pickle of the same name, and a checkpoint of training, the last
@@ -95,6 +96,11 @@ def find(roots: Sequence[Path], archives: Mapping[Path, Path]) -> list[Found]:
         for path, one in found.items()
         if path.suffix.lower() == SAFE or path.with_suffix("") not in safe
     ]
+
+
+def holds_any(folder: Path) -> bool:
+    """Whether there is a LoRA in a folder or below it."""
+    return bool(_below(folder))
 
 
 def _files(root: Path) -> list[Path]:
@@ -165,19 +171,26 @@ def _best(files: list[Path]) -> list[Path]:
 
 
 def _understood(path: Path, root: Path, archive: Path | None) -> Found:
-    told = header.read(path).get("task") if path.suffix.lower() == SAFE else None
+    told = _told(path)
     parts = _parts(path, root)
     named = next(filter(None, map(_tasks_of, parts)), ())
     beside = [path.with_suffix(one).name for one in _PICKLES if path.with_suffix(one).exists()]
     notes = []
     if path.suffix.lower() == SAFE and beside:
         notes.append(f"{beside[0]} beside it was not opened")
-    elif path.with_suffix(SAFE).exists():
+    elif path.suffix.lower() != SAFE and path.with_suffix(SAFE).exists():
         notes.append(f"{path.with_suffix(SAFE).name} lies beside it: no pickle would be needed")
     official = root.is_dir() and path.stem == _OFFICIAL and told is None
     plain = any(re.search(r"no[-_]?text", part.lower()) for part in parts)
     tasks = (told,) if told in TASKS else named
     return Found(path, root, archive, tasks, plain, official, tuple(notes))
+
+
+def _told(path: Path) -> str | None:
+    """The task that a header names. What only has the name of a safetensors is read later."""
+    if path.suffix.lower() != SAFE or not header.begins(path):
+        return None
+    return header.read(path).get("task")
 
 
 def _parts(path: Path, root: Path) -> list[str]:
@@ -234,7 +247,9 @@ def command(placed: Placed, task: str) -> str:
     """What to type to import one file as the LoRA of a task."""
     found, unpack = placed.found, ""
     path = found.path
-    if found.archive:
+    if found.archive == FETCHED:
+        path = FETCHED / found.path.relative_to(found.root)
+    elif found.archive:
         path = Path("unpacked") / found.path.relative_to(found.root)
         unpack = f"unzip -n {shlex.quote(str(found.archive))} -d unpacked && "
     words = f"dmp weights import {shlex.quote(str(path))} --model {placed.model} --task {task}"

@@ -3,17 +3,17 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from dmp_cli import catalogue, weights
-from dmp_cli.catalogue import SETTINGS, TASK_SETTINGS, Table
+from dmp_cli import catalogue, store, weights
+from dmp_cli.catalogue import SETTINGS, SOURCE, TASK_SETTINGS, Table
 from dmp_cli.errors import UsageError
 from dmp_cli.importing.recognition import PLAIN, Placed
 from dmp_cli.tasks import find
 from dmp_cli.weights import Recipe
 
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
+_BACKBONES = "name a Stable Diffusion folder in diffusers' layout, or ORG/NAME[@REVISION]"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ def check(wish: Wish) -> None:
     for name, value in (("backbone", wish.backbone), ("summary", wish.summary)):
         if value and not wish.model:
             raise UsageError(f"--{name} is of a model", "name it: --model NAME")
+    if wish.backbone:
+        backbone(wish.backbone)
     checks = SETTINGS | TASK_SETTINGS
     for key, value in wish.settings.items():
         why = checks[key](value)
@@ -66,22 +68,47 @@ def table(wish: Wish) -> Table:
     """
     found = catalogue.load(wish.weights)
     models = found["models"]
+    own = models.get(wish.model, {}).get("backbone", {}).keys() & {"packaged", "made"}
+    if own and not wish.backbone:
+        raise UsageError(
+            f"model {wish.model!r} comes with dmp and keeps its LoRAs",
+            "name a model of your own: --model NAME",
+        )
     if wish.model and (wish.backbone or wish.model not in models):
-        base = _backbone(wish.backbone) if wish.backbone else models[PLAIN]["backbone"]
+        base = backbone(wish.backbone) if wish.backbone else models[PLAIN]["backbone"]
         models[wish.model] = models.get(wish.model, {}) | {"backbone": base}
     return found
 
 
-def _backbone(text: str) -> Table:
+def backbone(text: str) -> Table:
+    """The source that `--backbone` names, as a weights file states it.
+
+    UsageError for what is neither a folder nor the name of a repository on the Hub.
+    """
+    folder = store.expanded(text)
+    if folder.is_dir():
+        return {"path": _encoded(str(folder))}
     named = _REPO.fullmatch(text)
-    if Path(text).is_dir():
-        return {"path": str(Path(text).absolute())}
-    if not named:
+    if not named or text.startswith((".", "/", "~")):
+        raise UsageError(f"--backbone {text}: no such folder", _BACKBONES)
+    source = {key: value for key, value in named.groupdict().items() if value}
+    for key, value in source.items():
+        why = SOURCE[key](value)
+        if why:
+            raise UsageError(f"--backbone {text}: {key} {value!r} {why}", _BACKBONES)
+    return source
+
+
+def _encoded(path: str) -> str:
+    """A path that a weights file can hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
         raise UsageError(
-            f"--backbone {text}: no such folder",
-            "name a Stable Diffusion folder in diffusers' layout, or ORG/NAME[@REVISION]",
-        )
-    return {key: value for key, value in named.groupdict().items() if value}
+            f"--backbone {path!r}: a weights file cannot name it: it is not UTF-8",
+            "rename the folder",
+        ) from error
+    return path
 
 
 def entry(wish: Wish, names: Iterable[str], licences: Iterable[str]) -> Table:

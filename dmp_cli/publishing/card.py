@@ -4,7 +4,8 @@ import json
 import re
 from typing import Any
 
-from dmp_cli.publishing.release import BACKBONE_FOLDER, NOT_STATED, Adapter, Release, stanza
+from dmp_cli.header import ASSUMED, NOT_STATED
+from dmp_cli.publishing.release import BACKBONE_FOLDER, Adapter, Release, stanza
 from dmp_cli.tasks import TASKS
 
 MARK = "<!-- written by `dmp weights push`, which writes it anew as long as this line is here -->"
@@ -82,6 +83,7 @@ def text(release: Release) -> str:
         "\n".join(_settings(adapter) for adapter in release.adapters),
         "## What is not known",
         *_unlicensed(release),
+        *_unbased(release),
         "How good the maps are was not measured when these files were published. Axes of normals "
         "and the scale\nof depth are as their entry states them; compare them with something known "
         "before you rely on them.",
@@ -96,6 +98,18 @@ def _unlicensed(release: Release) -> list[str]:
     if not silent:
         return []
     return [f"Under which licence: {silent}. Ask the authors before you pass these files on."]
+
+
+def _assumed(release: Release) -> list[str]:
+    """The tasks whose base model nobody stated."""
+    return [one.task for one in release.adapters if one.stated.get("base", "").endswith(ASSUMED)]
+
+
+def _unbased(release: Release) -> list[str]:
+    silent = ", ".join(_assumed(release))
+    if not silent:
+        return []
+    return [f"On which base model: {silent}. Only the shapes were compared with the backbone."]
 
 
 def _tasks(release: Release) -> str:

@@ -9,10 +9,10 @@ from dmp_cli import header
 from dmp_cli.catalogue import Table
 from dmp_cli.digests import sha256
 from dmp_cli.errors import ModelError, UsageError
+from dmp_cli.header import NOT_STATED
 from dmp_cli.sources import LORA_NAMES, lora_file
 from dmp_cli.weights import Recipe, completed, resolve, sources
 
-NOT_STATED = "not stated"  # how weights files and headers begin where no licence is known
 BACKBONE_FOLDER = "FOLDER_OF_THE_BACKBONE"  # stands for a folder in what others read
 
 
@@ -119,7 +119,8 @@ def _adapter(recipe: Recipe) -> Adapter:
     path = lora_file(recipe.lora)
     rank, prefix = _layout(path, recipe)
     stated = header.read(path)
-    terms = _terms(stated.get("license", "")) or _terms(recipe.license)
+    # a file that says "not stated" has said it: the entry tells of files that say nothing
+    terms = _terms(stated.get("license", "").strip() or recipe.license)
     return Adapter(completed(recipe), path, sha256(path), rank, prefix, terms, stated)
 
 
@@ -175,9 +176,12 @@ def licensed(release: Release, license: str | None, right: bool) -> Release:
 
 def _refuse_unlicensed(release: Release, license: str | None) -> None:
     says = "say with --i-have-the-right that you may publish them"
-    silent = [adapter.task for adapter in release.adapters if not adapter.license]
+    unknown = [adapter for adapter in release.adapters if not adapter.license]
+    silent = [adapter.task for adapter in unknown]
     if silent and not license:
-        known = release.entry.get("license") or NOT_STATED
+        stated_by_entry = release.entry.get("license") or NOT_STATED
+        words = {adapter.stated.get("license") or stated_by_entry for adapter in unknown}
+        known = ", ".join(sorted(words))
         raise UsageError(
             f"model {release.model!r}: no licence is stated for {', '.join(silent)} ({known})",
             "who may pass them on is for their authors to say (for the official weights they "
@@ -206,7 +210,7 @@ def stanza(release: Release, revision: str, folders: bool = True) -> str:
 
     model = tomlkit.table()
     model.update({key: value for key, value in release.entry.items() if key != "tasks"})
-    model.update({"license": release.license} if release.license else {})
+    model.update(_license(release))
     model["backbone"] = _inline(_backbone(release.entry["backbone"], folders))
     tasks = tomlkit.table(is_super_table=True)
     for adapter in release.adapters:
@@ -220,6 +224,14 @@ def stanza(release: Release, revision: str, folders: bool = True) -> str:
     document = tomlkit.document()
     document["models"] = models
     return tomlkit.dumps(document)
+
+
+def _license(release: Release) -> Table:
+    """What the entry has to say, if it is not what it says already."""
+    if release.license:
+        return {"license": release.license}
+    silent = not any(adapter.license for adapter in release.adapters)
+    return {"license": NOT_STATED} if silent and _terms(release.entry.get("license", "")) else {}
 
 
 def _backbone(stated: Table, folders: bool) -> Table:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmp_cli import __version__
-from dmp_cli.connection import away, offline, scrub
+from dmp_cli import __version__, hub
+from dmp_cli.connection import scrub
 from dmp_cli.errors import DmpError, ModelError, ResourceError, UsageError
 from dmp_cli.publishing import card
 from dmp_cli.publishing.release import Release
@@ -52,7 +52,7 @@ def check_target(repo: str, branch: str) -> None:
             f"--revision {branch!r}: not the name of a branch, and nothing is added to a commit",
             "name a branch, or leave it out: main",
         )
-    client = _client()
+    client = hub.client()
     try:
         client.utils.validate_repo_id(repo)
         parts = len(repo.split("/"))
@@ -96,32 +96,18 @@ def push(release: Release, private: bool = False) -> Published:
     )  # fmt: skip
 
 
-def _client() -> Any:
-    """The Hub's library, told to print nothing."""
-    import huggingface_hub.errors
-    import huggingface_hub.utils
-
-    client: Any = huggingface_hub
-    client.utils.logging.set_verbosity(50)  # above errors: what matters of them is in ours
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that an environment variable keeps its bars
-        client.utils.disable_progress_bars()
-    return client
-
-
 def _api(repo: str) -> Any:
     """The Hub's client with the token of this machine. ModelError if it has none, or no server."""
-    client = _client()
-    why = "dmp is offline (HF_HUB_OFFLINE)" if offline() else away(client.constants.ENDPOINT)
+    why = hub.unreachable()
     if why:  # the client itself would try for 23 seconds
         raise ModelError(
-            f"{repo}: nothing was published: {scrub(why)}",
+            f"{repo}: nothing was published: {why}",
             "run it again when there is a connection",
         )
+    client = hub.online(_PATIENCE)
     token = client.get_token()
     if not token:
         raise ModelError(f"{repo}: nothing was published: there is no token for the Hub", _LOGIN)
-    client.get_session().timeout = _PATIENCE
     return client.HfApi(token=token, library_name="dmp", library_version=__version__)
 
 
