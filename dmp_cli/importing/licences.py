@@ -38,7 +38,7 @@ def _told_by(found: Found) -> Iterator[Path]:
 def _front_matter(path: Path) -> str | None:
     """The `license` of a model card, as the Hub writes it between two lines of dashes."""
     with path.open("rb") as file:
-        text = file.read(100_000).decode(errors="replace")
+        text = file.read(100_000).decode(errors="replace").replace("\r\n", "\n")
     head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     stated = dict(
         re.findall(r"^(license|license_name):[ \t]*(?:\n[ \t]*-[ \t]*)?([^\n]+)$", head[1], re.M)
