@@ -72,7 +72,7 @@ class Backbone:
         the empty prompt are embedded; another text brings it back. ModelError names
         the folder and what is wrong in it.
         """
-        with _as_model_error(folder), quiet():
+        with as_model_error(folder), quiet():
             compatibility.check(folder)
             schedule = read_schedule(folder)
             embeddings = _embed(folder, sorted({"", *prompts}), variant)
@@ -129,7 +129,7 @@ class Backbone:
         for module, (down, up) in pairs.items():
             state[f"{module}.lora_A.weight"] = down.clone()
             state[f"{module}.lora_B.weight"] = up.clone()
-        with _as_model_error(path), warnings.catch_warnings():
+        with as_model_error(path), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             self._unet.load_lora_adapter(state, prefix=None, adapter_name=name)
         held = dict(self._unet.named_parameters())
@@ -189,7 +189,7 @@ def shapes_of(config: Path | None) -> dict[str, tuple[int, int]]:
     None stands for Stable Diffusion 1.x. No memory is taken for weights. ModelError for a file
     that is not the configuration of a UNet.
     """
-    with _as_model_error(config or Path()), torch.device("meta"), quiet():
+    with as_model_error(config or Path()), torch.device("meta"), quiet():
         how = json.loads(config.read_text()) if config else _FIRST
         return _projections(UNet2DConditionModel.from_config(how))
 
@@ -204,7 +204,7 @@ def _projections(unet: Any) -> dict[str, tuple[int, int]]:
 
 
 @contextmanager
-def _as_model_error(path: Path) -> Iterator[None]:
+def as_model_error(path: Path, hint: str = _WHOLE) -> Iterator[None]:
     """What diffusers and transformers raise on files that are missing, broken or of other shape."""
     try:
         yield
@@ -213,8 +213,7 @@ def _as_model_error(path: Path) -> Iterator[None]:
     except Exception as error:  # these libraries raise nearly every kind
         first = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"{path}: cannot be loaded: {type(error).__name__}: {first}",
-            _WHOLE,
+            f"{path}: cannot be loaded: {type(error).__name__}: {first}", hint
         ) from error
 
 
@@ -245,7 +244,7 @@ def _whole(model: Any, folder: Path, how: dict[str, Any]) -> Any:
 def read_schedule(folder: Path) -> Schedule:
     """The noise schedule of a backbone folder; ModelError names its file and what is wrong."""
     path = folder / "scheduler" / "scheduler_config.json"
-    with _as_model_error(folder):
+    with as_model_error(folder):
         config = json.loads(path.read_text())
         try:
             return Schedule.from_config(config)
@@ -270,7 +269,7 @@ class TextEncoder:
     ) -> None:
         """From a backbone's folder; ModelError names the folder and what is wrong in it."""
         how = {"variant": variant, "use_safetensors": True, "dtype": torch.float32}
-        with _as_model_error(folder), quiet():
+        with as_model_error(folder), quiet():
             self._tokenizer = _tokenizer(folder)
             self._encoder = _whole(CLIPTextModel, folder / "text_encoder", how).eval().to(device)
         self._device = device
@@ -316,7 +315,7 @@ class Texts:
         """Whether a text is longer than 77 tokens. Needs the tokenizer alone."""
         if self._tokenizer is None:
             folder = self._open[0]
-            with _as_model_error(folder), quiet():
+            with as_model_error(folder), quiet():
                 self._tokenizer = _tokenizer(folder)
         tokens = self._tokenizer(text, verbose=False).input_ids
         return len(tokens) > int(self._tokenizer.model_max_length)

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from dmp_cli import digests, hub, images, prompts
-from dmp_cli.backbone import quiet
+from dmp_cli.backbone import as_model_error, quiet
 from dmp_cli.device import Placement, choose, out_of_memory
 from dmp_cli.download import Moved
 from dmp_cli.engines.stream import batches, ordered_map
@@ -49,7 +49,7 @@ class Captioner:
         """
         _check_files(folder)
         how = {"local_files_only": True, "trust_remote_code": False}
-        with _as_model_error(folder), quiet(), _silent():
+        with as_model_error(folder, _HINT), quiet(), _silent():
             self._processor = AutoProcessor.from_pretrained(folder, **how)
             model, report = AutoModelForImageTextToText.from_pretrained(
                 folder, use_safetensors=True, dtype=placement.dtype, output_loading_info=True, **how
@@ -174,7 +174,7 @@ def _check_hashes(folder: Path) -> None:
 
 def _check_files(folder: Path) -> None:
     """ModelError for a model that answers questions, is none of images, or has no words."""
-    with _as_model_error(folder):
+    with as_model_error(folder, _HINT):
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if kind not in KINDS:
         raise ModelError(f"{folder}: a model of kind {kind!r} does not caption images", _HINT)
@@ -191,17 +191,3 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-
-
-@contextmanager
-def _as_model_error(folder: Path) -> Iterator[None]:
-    """What transformers raises on files that are missing, broken or of another kind."""
-    try:
-        yield
-    except (ModelError, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception as error:  # nearly every kind
-        first = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"{folder}: cannot be loaded: {type(error).__name__}: {first}", _HINT
-        ) from error

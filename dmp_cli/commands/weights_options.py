@@ -17,7 +17,7 @@ from dmp_cli.sources import Source
 
 IMPORT = (
     "take in files that you have: dmp weights import PATH\n"
-    "or name a source in a weights file of your own: docs/weights.md"
+    "or name a source in a weights file of your own: docs/weights-file.md"
 )
 
 Model = Annotated[
