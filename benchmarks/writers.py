@@ -30,6 +30,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from dmp_cli.errors import ResourceError
+from dmp_cli.outputs.writers import write_png
+
 tifffile.tifffile.imagecodecs = importlib.import_module("tifffile._imagecodecs")  # as dmp has it
 
 Array = NDArray[Any]
@@ -43,6 +46,7 @@ DISTRIBUTIONS = {
     "OpenEXR": "openexr",
     "tifffile": "tifffile",
     "imagecodecs": "imagecodecs",
+    "ISA-L": "isal",
 }
 
 # What is written --------------------------------------------------------------------------
@@ -143,6 +147,13 @@ def _imagecodecs(path: Path, values: Array, level: int) -> None:
     path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(values), level=level))
 
 
+def _dmp(path: Path, values: Array, palette: Array | None = None) -> None:
+    try:
+        write_png(path, values, {}, palette)
+    except ResourceError as error:
+        raise error.__cause__ or error from None
+
+
 Writer = Callable[[Path, Any], None]
 
 
@@ -166,6 +177,7 @@ def _pngs(title: str, make: Callable[[Mapping[str, Array]], Any], skip: str = ""
             "imagecodecs": lambda p, a, level=level: _imagecodecs(p, a, level),
         }
         writers |= {(name, f"{level}"): how for name, how in many.items() if name != skip}
+    writers["ISA-L", "1"] = _dmp
     return Case(title, ".png", make, writers)
 
 
@@ -199,6 +211,7 @@ def _cases() -> list[Case]:
         ("Pillow", f"{level}"): (lambda p, a, level=level: _pillow(p, a, compress_level=level))
         for level in (1, 3, 6)
     }
+    indexed["ISA-L", "1"] = lambda p, a: _dmp(p, a, np.zeros((256, 3), np.uint8))
     return [
         _pngs("PNG, 8-bit RGB", lambda maps: np.rint(maps["photo"] * 255).astype(np.uint8)),
         Case("indexed PNG", ".png", lambda maps: maps["ids"], indexed),

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
-from dmp_cli import digests, hub, images, prompts
+from dmp_cli import digests, hub, images, prompts, storage
 from dmp_cli.backbone import as_model_error, quiet
 from dmp_cli.device import Placement, choose, out_of_memory
 from dmp_cli.download import Moved
@@ -113,7 +113,8 @@ def _read(plan: Plan, clips: Clips, job: Job) -> tuple[Job, Image.Image | None]:
     try:
         if job.frame is None:
             how = {"background": plan.background, "exposure": plan.exposure}
-            pixels = images.read(job.source, plan.max_pixels, **how).rgb  # type: ignore[arg-type]
+            with storage.fetched(job.source) as file:
+                pixels = images.read(file, plan.max_pixels, **how).rgb  # type: ignore[arg-type]
         else:
             pixels = clips.frame(job.source, job.frame)
     except ImageError:  # told when its turn comes to be predicted

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -99,18 +99,47 @@ def nearest_class(rgb: Array, classes: Iterable[int] | None = None) -> Array:
     With `classes`, the others' colours are black, as in the official bedroom evaluation: what is
     nearest to black takes the lowest id that is left out.
     """
-    palette = ade20k().drawn.copy()
+    palette = _palette(None if classes is None else tuple(classes))
+    colours = rgb[..., 0].astype(np.uint32) << 16
+    colours |= rgb[..., 1].astype(np.uint32) << 8
+    colours |= rgb[..., 2]
+    found = palette.met.take(colours)
+    if not found.all():
+        new = np.unique(colours[found == 0])
+        palette.met[new] = 1 + _nearest(new, palette.lab)
+        found = palette.met.take(colours)
+    return np.asarray(found - np.uint8(1))
+
+
+@dataclass(frozen=True)
+class _Palette:
+    """Colours to tell apart, in 8-bit Lab as float32 [150, 3], and of which it is known by now.
+
+    `met`: uint8 [2^24], 1 + the id of each sRGB colour that was asked for before, else 0; at most
+    16 MB. Threads may fill it at the same time: they write the same.
+    """
+
+    lab: Array
+    met: Array
+
+
+@lru_cache(maxsize=4)
+def _palette(classes: tuple[int, ...] | None) -> _Palette:
+    colours = ade20k().drawn.copy()
     if classes is not None:
-        palette[np.setdiff1d(np.arange(len(palette)), list(classes))] = 0
+        colours[np.setdiff1d(np.arange(len(colours)), classes)] = 0
+    return _Palette(lab8(colours).astype(np.float32), np.zeros(1 << 24, np.uint8))
+
+
+def _nearest(colours: Array, centres: Array) -> Array:
+    """uint8 [N] indices of the centres, Lab [M, 3], nearest to 24-bit sRGB colours, uint32 [N]."""
+    nearest = np.empty(len(colours), np.uint8)
     # |p - c|^2 less |p|^2; whole numbers below 2^24, so exact in float32
-    centres = lab8(palette).astype(np.float32)
-    unique, where = np.unique(
-        rgb.reshape(-1, 3) @ np.array([65536, 256, 1], np.int64), return_inverse=True
-    )
-    colours = np.stack([unique >> 16, unique >> 8 & 255, unique & 255], axis=-1).astype(np.uint8)
-    ids = np.empty(len(colours), np.uint8)
-    for start in range(0, len(colours), 65536):  # at 600 bytes a colour
-        part = slice(start, start + 65536)
-        distance = (centres**2).sum(axis=1) - 2 * lab8(colours[part]).astype(np.float32) @ centres.T
-        ids[part] = distance.argmin(axis=1)
-    return ids[where].reshape(rgb.shape[:-1])
+    factors, terms = -2 * centres.T, (centres**2).sum(axis=1)
+    for start in range(0, len(colours), 2048):  # so that distances stay in the processor's cache
+        some = colours[start : start + 2048]
+        rgb = np.stack([some >> 16, some >> 8 & 255, some & 255], axis=-1).astype(np.uint8)
+        distances = lab8(rgb).astype(np.float32) @ factors
+        distances += terms
+        nearest[start : start + 2048] = distances.argmin(axis=1)
+    return nearest

@@ -10,22 +10,37 @@ from typing import Annotated
 import typer
 
 from dmp_cli import __version__
-from dmp_cli.commands import data, doctor, predict, predict_all, scenes, tasks, train, weights
+from dmp_cli.commands import (
+    data,
+    doctor,
+    predict,
+    predict_all,
+    scenes,
+    status,
+    tasks,
+    train,
+    watch,
+    weights,
+)
 from dmp_cli.commands import eval as eval_
-from dmp_cli.commands.report import plain
+from dmp_cli.commands.report import complain, plain
 from dmp_cli.errors import DmpError
+from dmp_cli.signals import Interrupted
 
 app = typer.Typer(
     name="dmp",
     help="Dense maps of many images: depth, normals, segmentation, albedo and shading.",
     epilog="Exit codes: 0 every output is there, 1 a bug, 2 usage, 3 some inputs failed, "
-    "4 no input matched, 5 a model is not to be had, 6 the surroundings failed, 130 interrupted.",
+    "4 no input matched, 5 a model is not to be had, 6 the surroundings failed, "
+    "7 and 8 of status: going on, cut short, 130 and 143 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("predict")(predict.predict)
 app.command("predict-all")(predict_all.predict_all)
+app.command("watch")(watch.watch)
+app.command("status")(status.status)
 app.command("train")(train.train)
 app.command("eval")(eval_.evaluate)
 data.app.command("scenes")(scenes.scenes)
@@ -61,8 +76,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them, dmp says itself
     try:
         app()
+    except Interrupted as stopped:
+        sys.exit(stopped.exit_code)
     except DmpError as error:
-        print(f"dmp: {plain(str(error))}", file=sys.stderr)
+        complain(f"dmp: {plain(str(error))}")
         if error.hint:
-            print(f"  {plain(error.hint)}".replace("\n", "\n  "), file=sys.stderr)
+            complain(f"  {plain(error.hint)}".replace("\n", "\n  "))
         sys.exit(error.exit_code)

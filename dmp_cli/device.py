@@ -1,7 +1,7 @@
 """The one decision of the program about device and dtype."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,28 @@ def choose(device: str = "auto", dtype: str = "auto") -> Placement:
     return Placement(where, DTYPES[dtype], f"{reason}, dtype as asked")
 
 
-def _find(device: str) -> tuple[torch.device, str]:
+def several(names: Sequence[str]) -> tuple[str, ...]:
+    """The devices of a run over several, once all are there; `all` stands for every CUDA device.
+
+    ResourceError if one is not there. CUDA is only counted: no memory of a device is taken.
+    """
+    if tuple(names) != ("all",):
+        return tuple(str(_find(name, "--devices")[0]) for name in names)
+    count = torch.cuda.device_count()
+    if not count:
+        raise ResourceError(
+            f"--devices all: torch {torch.__version__} finds no CUDA device here",
+            "run `dmp doctor`, or leave out --devices",
+        )
+    return tuple(f"cuda:{number}" for number in range(count))
+
+
+def share_threads(among: int) -> None:
+    """Take a share of the threads that this process would have, `among` so many processes."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // among))
+
+
+def _find(device: str, option: str = "--device") -> tuple[torch.device, str]:
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), f"found {torch.cuda.get_device_name()}"
@@ -57,15 +78,17 @@ def _find(device: str) -> tuple[torch.device, str]:
         "mps": torch.backends.mps.is_available,
     }
     if kind in there and not there[kind]():
+        other = "use --device cpu" if option == "--device" else f"leave out {option}"
         raise ResourceError(
-            f"--device {device}: torch {torch.__version__} finds no such device here",
-            "run `dmp doctor`, or use --device cpu",
+            f"{option} {device}: torch {torch.__version__} finds no such device here",
+            f"run `dmp doctor`, or {other}",
         )
     index = torch.device(device).index
     if kind == "cuda" and index is not None and index >= torch.cuda.device_count():
+        first = "cuda:0" if option == "--device" else "0, or take --devices all"
         raise ResourceError(
-            f"--device {device}: there are {torch.cuda.device_count()} CUDA devices",
-            "count from cuda:0",
+            f"{option} {device}: there are {torch.cuda.device_count()} CUDA devices",
+            f"count from {first}",
         )
     return torch.device(device), "as asked"
 
@@ -74,7 +97,15 @@ def out_of_memory(error: Exception) -> bool:
     """Whether memory ran out: CUDA has a class for it, the CPU and MPS say it in words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "out of memory" in str(error) or "can't allocate memory" in str(error)
+    said = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # of cuBLAS, cuDNN
+    return any(words in str(error) for words in said)
+
+
+def lost(error: Exception) -> bool:
+    """Whether a device failed for good: torch has a class for it, but not for its libraries."""
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return str(error).startswith(("CUDA error", "cuDNN error", "cuDNN Frontend error"))
 
 
 def memory(where: torch.device) -> tuple[int, int] | None:

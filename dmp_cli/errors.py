@@ -6,6 +6,7 @@ DmpError
 ├── NoInputError     exit 4  no input matched
 ├── ModelError       exit 5  a model is not to be had, or not valid
 └── ResourceError    exit 6  the surroundings failed: disk, output folder, accelerator
+    └── DeviceError          an accelerator failed, and another may not
 
 Anything else that is raised is a bug of dmp: exit 1, with its traceback.
 """
@@ -28,9 +29,16 @@ class UsageError(DmpError):
 
 
 class ImageError(DmpError):
-    """One input cannot be read, predicted or written; the others can."""
+    """One input cannot be read, predicted or written; the others can.
+
+    With `again` it was the moment that failed and not the input: the next run tries it again.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, hint: str = "", again: bool = False) -> None:
+        super().__init__(message, hint)
+        self.again = again
 
 
 class NoInputError(DmpError):
@@ -49,3 +57,7 @@ class ResourceError(DmpError):
     """The surroundings failed: disk full, output not writable, accelerator missing or lost."""
 
     exit_code = 6
+
+
+class DeviceError(ResourceError):
+    """An accelerator failed while it drew: a run that has others can go on with those."""

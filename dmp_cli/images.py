@@ -2,6 +2,7 @@
 
 import io
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 
 from dmp_cli.errors import ImageError, UsageError
-from dmp_cli.inputs import radiance, tiffs
+from dmp_cli.inputs import planes, radiance, tiffs
 from dmp_cli.inputs.pictures import (
     SEVERAL,
     WHITE,
@@ -75,7 +76,7 @@ def read(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large("it", max_pixels) from error
     except MemoryError as error:
-        raise ImageError("not enough memory to read it") from error
+        raise ImageError("not enough memory to read it", again=True) from error
     except Exception as error:  # Pillow raises nearly every kind on a bad file
         raise ImageError(f"damaged: {error}") from error
     return replace(pixels, notes=notes + pixels.notes)
@@ -227,6 +228,23 @@ def parse_background(text: str) -> Colour:
 
 
 # Sizes ------------------------------------------------------------------------------------
+
+
+def pixels_stated(path: Path) -> int | None:
+    """How many pixels a picture has by its header; None if that cannot be told.
+
+    What is wrong with the file is for `read` to say.
+    """
+    with suppress(Exception):  # Pillow raises nearly every kind on a bad file
+        with path.open("rb") as file:
+            start = file.read(16)
+        if not start.startswith(radiance.STARTS):
+            with suppress(UnidentifiedImageError), Image.open(path, formats=FORMATS) as image:
+                return image.height * image.width
+        if start.startswith((*radiance.STARTS, *tiffs.STARTS)):
+            spec = planes.open_file(path).spec()
+            return max(height * width for height, width in planes.sizes(spec))
+    return None
 
 
 def fitted_size(height: int, width: int, size: int, multiple: int) -> tuple[int, int]:

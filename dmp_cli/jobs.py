@@ -1,44 +1,49 @@
 """Which input becomes which output: paths, and of files in the output their first bytes."""
 
-import glob
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from dmp_cli import marks
+from dmp_cli import finding, marks, storage
+from dmp_cli.digests import Stamp
 from dmp_cli.errors import NoInputError, UsageError
-from dmp_cli.inputs import clip
 from dmp_cli.plan import Output
+from dmp_cli.urls import place, shown, url_of
 
-PICTURES = frozenset(
-    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"}
-    | {".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-SUFFIXES = PICTURES | {".exr", ".hdr"}
-CLIPS = clip.SUFFIXES
+PICTURES, SUFFIXES, CLIPS = finding.PICTURES, finding.SUFFIXES, finding.CLIPS
 EXTENSIONS = {
     "png": "png", "png16": "16.png", "exr": "exr", "npy": "npy", "tiff": "tiff",
     "tiff16": "16.tiff",
 }  # fmt: skip
 MARK = marks.MARK
+_AT_ONCE = 16  # requests
 SIDE_BY_SIDE = "side-by-side"  # stands for a task where a picture shows all of them
 
-Note = Callable[[str], None]  # where a line about something skipped goes
+Input = finding.Input
+Note = finding.Note
 
 
-@dataclass(frozen=True)
-class Input:
-    """A file to predict, and its path below the root that it was found under."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets(Mapping[tuple[str, str], Path]):
+    """The files of one job by (task, format): paths only when asked for, since jobs are many."""
 
-    path: Path
-    below: Path
-    frame: int | None = None  # of a clip, from 0 on
+    stem: str  # what the paths of all begin with
+    endings: Mapping[tuple[str, str], str]  # one for all jobs of a run
+
+    def __getitem__(self, key: tuple[str, str]) -> Path:
+        return Path(self.stem + self.endings[key])
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.endings)
+
+    def __len__(self) -> int:
+        return len(self.endings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One input and the file that each (task, format) of it goes to.
 
@@ -46,10 +51,21 @@ class Job:
     """
 
     source: Path
-    targets: dict[tuple[str, str], Path]
+    targets: Mapping[tuple[str, str], Path]
     frame: int | None = None  # of a clip, from 0 on
     name: str = ""  # the source below the root that it was found under
     prompt: str | None = None  # of this image alone, "" for none; None: the one of the run
+    there: Mapping[tuple[str, str], Path] = field(default_factory=dict)  # made by a run before
+
+    @property
+    def folder(self) -> Path:
+        """Where its targets go."""
+        return next(iter(self.targets.values())).parent
+
+    def tasks(self, plan: Sequence[str]) -> tuple[str, ...]:
+        """The tasks of a plan that are needed for its targets, in the plan's order."""
+        wanted = {task for task, _ in self.targets}
+        return tuple(name for name in plan if name in wanted or SIDE_BY_SIDE in wanted)
 
 
 @dataclass(frozen=True)
@@ -82,10 +98,16 @@ class Result:
     job: Job
     made: tuple[tuple[str, str], ...] = ()  # the targets that are written, by task and format
     errors: tuple[str, ...] = ()
+    again: bool = False  # the errors are of the moment: the next run is to try it again
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     glance: Glance | None = None  # if the plan asks for thumbnails
     done: bool = True  # False: a sign of life; the job's result comes later
+    kept: bool = False  # nothing was done: its targets were there already, or failed before
+    read: Stamp | None = None  # of the input, if it could be read
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict)  # of the files that are written
+    device: str = ""  # where the network ran
+    dtype: str = ""
 
     @property
     def written(self) -> tuple[Path, ...]:
@@ -107,15 +129,15 @@ def find(
     to `note`. UsageError for an argument that is not there, NoInputError if nothing is left.
     """
     found: dict[str, Input] = {}
-    own = _own_outputs(out, tasks)
+    own = own_outputs(out, tasks)
     skipped: list[Path] = []
     passed: list[Path] = []
     named: list[Path] = []  # of those, the ones that an argument names
     for text in inputs:
-        for item in _expand(text, recursive, note, skipped):
+        for item in finding.expand(text, recursive, note, skipped):
             if not own(item.path):
                 found.setdefault(os.path.abspath(item.path), item)
-            elif item.path == Path(text):
+            elif item.path == place(text):
                 named.append(item.path)
             else:
                 passed.append(item.path)
@@ -126,7 +148,7 @@ def find(
         note(f"skipped {len(skipped)} {files} without an image suffix: {_names(skipped)}")
     if not found and (passed or named):
         raise NoInputError(
-            f"{', '.join(inputs)}: no image but outputs of dmp in {out}", "choose another -o"
+            f"{', '.join(inputs)}: no image but outputs of dmp in {shown(out)}", "choose another -o"
         )
     if not found:
         raise NoInputError(
@@ -139,11 +161,11 @@ def find(
 def _tell_passed(passed: list[Path], named: list[Path], out: Path, note: Note) -> None:
     if passed:
         outputs = "output" if len(passed) == 1 else "outputs"
-        note(f"passed over {len(passed)} {outputs} of dmp in {out}")
+        note(f"passed over {len(passed)} {outputs} of dmp in {shown(out)}")
     if named:
         what = "an output" if len(named) == 1 else "outputs"
         note(
-            f"passed over {_names(named)}: {what} of dmp in {out}; "
+            f"passed over {_names(named)}: {what} of dmp in {shown(out)}; "
             "choose another -o to predict from what dmp wrote"
         )
 
@@ -161,13 +183,13 @@ def from_list(
     `out` are passed over, as `find` does. NoInputError if nothing is left.
     """
     found: dict[str, Input] = {}
-    own = _own_outputs(out, tasks)
+    own = own_outputs(out, tasks)
     named: list[Path] = []
     for line in filter(None, lines):
-        path = Path(line)
+        path = place(line)
         if own(path):
             named.append(path)
-        elif _regular(path, note):
+        elif finding.regular(path, note):
             inside = not path.is_absolute() and ".." not in path.parts
             below = path if inside else Path(path.name)
             found.setdefault(os.path.abspath(path), Input(path, below))
@@ -175,7 +197,7 @@ def from_list(
         _tell_passed([], named, out, note)
     if not found and named:
         raise NoInputError(
-            f"the list names no image but outputs of dmp in {out}", "choose another -o"
+            f"the list names no image but outputs of dmp in {shown(out)}", "choose another -o"
         )
     if not found:
         raise NoInputError("the list names no file")
@@ -197,17 +219,31 @@ def plan_targets(
     jobs = []
     how = "use --keep-suffix, give the folder above them, or run them into two folders"
     claim = _claims((item.path for item in inputs), how)
+    endings = _endings(tasks, output)
     for item in inputs:
-        targets = _targets(item, out, tasks, output, keep_suffix)
-        for target in dict.fromkeys(targets.values()):
-            claim(item.path, target)
-        if _has_layers(output, tasks) and marks.foreign(layers := targets[tasks[0], "exr"]):
-            raise UsageError(
-                f"{layers} would be overwritten, and dmp did not write it",
-                "choose another -o, or use --exr-per-task",
-            )
+        targets = Targets(_stem(item, out, keep_suffix), endings)
+        claim(item.path, targets)
         jobs.append(Job(item.path, targets, item.frame, str(item.below)))
+    if _has_layers(output, tasks):
+        _refuse_foreign(out, [job.targets[tasks[0], "exr"] for job in jobs])
     return jobs
+
+
+def _refuse_foreign(out: Path, layers: Sequence[Path]) -> None:
+    """UsageError if an EXR of several tasks would replace a file that dmp did not write."""
+    if url_of(out) is None:
+        foreign = next(filter(marks.foreign, layers), None)
+    else:  # a request each, but only for those that are there, and several at once
+        there = storage.listing(out)
+        layers = [path for path in layers if path in there]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = zip(layers, pool.map(marks.foreign, layers), strict=True)
+            foreign = next((path for path, strange in found if strange), None)
+    if foreign:
+        raise UsageError(
+            f"{shown(foreign)} would be overwritten, and dmp did not write it",
+            "choose another -o, or use --exr-per-task",
+        )
 
 
 def plan_movies(todo: Sequence[Job], out: Path, tasks: Sequence[str]) -> list[Movie]:
@@ -226,39 +262,51 @@ def plan_movies(todo: Sequence[Job], out: Path, tasks: Sequence[str]) -> list[Mo
         source = clip_of_it or members[0].source.parent
         base = out / "sequence" if folder == out else folder
         for task in tasks:
-            target = base.with_name(f"{base.name}.{task}.mp4")
-            claim(source, target)
+            files = Targets(str(base), {(task, "mp4"): f".{task}.mp4"})
+            claim(source, files)
             pictures = tuple(job.targets[task, "png"] for job in members)
-            movies.append(Movie(task, target, source, pictures, clip_of_it is not None))
+            movies.append(Movie(task, files[task, "mp4"], source, pictures, clip_of_it is not None))
     return movies
 
 
-def _claims(inputs: Iterable[Path], how: str) -> Callable[[Path, Path], None]:
-    """What gives a source its target; UsageError if another has it, or an input lies there.
+def _claims(inputs: Iterable[Path], how: str) -> Callable[[Path, Targets], None]:
+    """What gives a source its targets; UsageError if another has one, or an input lies there.
 
-    An input lies in the way too where a folder of the target would need its name.
+    An input lies in the way too where a folder of the targets would need its name.
     """
     taken: dict[str, Path] = {}
     real = cache(os.path.realpath)
-    sources = {(real(path.parent), path.name) for path in inputs}
+    names: dict[str, set[str]] = {}  # of inputs, by folder
+    for path in inputs:
+        folder, name = os.path.split(path)
+        names.setdefault(real(folder), set()).add(name)
 
     @cache
-    def input_among(folder: Path) -> Path | None:
-        places = (folder, *folder.parents)
-        return next((at for at in places if (real(at.parent), at.name) in sources), None)
+    def input_among(folder: str) -> Path | None:
+        places = (Path(folder), *Path(folder).parents)
+        return next((at for at in places if at.name in names.get(real(str(at.parent)), ())), None)
 
-    def claim(source: Path, target: Path) -> None:
-        other = taken.setdefault(str(target).casefold(), source)
+    def claim(source: Path, targets: Targets) -> None:
+        # By stem: no ending is the end of another, so files are one only where their stems are
+        other = taken.setdefault(targets.stem.casefold(), source)
+        folder = os.path.dirname(targets.stem)  # noqa: PTH120  pathlib takes seconds for 100,000
+        beside = names.get(real(folder), ())
         if other is not source:
-            raise UsageError(f"{other} and {source} would both be written to {target}", how)
-        if (real(target.parent), target.name) in sources:
-            raise UsageError(f"input {target} would be overwritten", "choose another -o")
-        if file := input_among(target.parent):
+            both = f"{shown(other)} and {shown(source)} would both be written to"
+            raise UsageError(f"{both} {_first(targets)}", how)
+        if beside and (lost := next((at for at in targets.values() if at.name in beside), None)):
+            raise UsageError(f"input {shown(lost)} would be overwritten", "choose another -o")
+        if file := input_among(folder):
             raise UsageError(
-                f"{target} cannot be written: input {file} is no folder", "choose another -o"
+                f"{_first(targets)} cannot be written: input {shown(file)} is no folder",
+                "choose another -o",
             )
 
     return claim
+
+
+def _first(targets: Targets) -> str:
+    return shown(next(iter(targets.values())))
 
 
 def _has_layers(output: Output, tasks: Sequence[str]) -> bool:
@@ -266,25 +314,29 @@ def _has_layers(output: Output, tasks: Sequence[str]) -> bool:
     return output.merged and len(tasks) > 1 and "exr" in output.formats
 
 
-def _targets(
-    item: Input, out: Path, tasks: Sequence[str], output: Output, keep_suffix: bool
-) -> dict[tuple[str, str], Path]:
-    folder, name = item.below.parent, item.below.name if keep_suffix else item.below.stem
-    if item.frame is not None:
-        folder, name = folder / name, f"{item.frame + 1:06d}"
+def _stem(item: Input, out: Path, keep_suffix: bool) -> str:
+    """What the paths of all targets of an input begin with."""
+    stem = os.path.join(out, item.below)
+    if not keep_suffix:
+        stem = stem.removesuffix(item.below.suffix)
+    return stem if item.frame is None else os.path.join(stem, f"{item.frame + 1:06d}")
+
+
+def _endings(tasks: Sequence[str], output: Output) -> dict[tuple[str, str], str]:
+    """What comes after the stem."""
     layers = _has_layers(output, tasks)
 
-    def target(task: str, form: str) -> Path:
+    def ending(task: str, form: str) -> str:
         middle = "" if layers and form == "exr" else f".{task}"
-        return out / folder / f"{name}{middle}.{EXTENSIONS[form]}"
+        return f"{middle}.{EXTENSIONS[form]}"
 
-    targets = {(task, form): target(task, form) for task in tasks for form in output.formats}
+    endings = {(task, form): ending(task, form) for task in tasks for form in output.formats}
     if output.side_by_side:
-        targets[SIDE_BY_SIDE, "png"] = target(SIDE_BY_SIDE, "png")
-    return targets
+        endings[SIDE_BY_SIDE, "png"] = ending(SIDE_BY_SIDE, "png")
+    return endings
 
 
-def _own_outputs(out: Path, tasks: Iterable[str]) -> Callable[[Path], bool]:
+def own_outputs(out: Path, tasks: Iterable[str]) -> Callable[[Path], bool]:
     """Whether a file is an output of dmp in `out`, also where `out` is an input folder itself."""
     root = os.path.realpath(out)
     endings = tuple(
@@ -299,79 +351,3 @@ def _own_outputs(out: Path, tasks: Iterable[str]) -> Callable[[Path], bool]:
         return path.name.endswith(endings) or bool(marks.layers(path)) or marks.is_legend(path)
 
     return own
-
-
-def _expand(text: str, recursive: bool, note: Note, skipped: list[Path]) -> Iterator[Input]:
-    path = Path(text)
-    try:
-        there = path.exists()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{text!r}: not a path: {error}") from error
-    if there and path.is_dir():
-        yield from _walk(path, recursive, note, skipped)
-    elif there:
-        if _regular(path, note):
-            yield Input(path, Path(path.name))
-    elif any(mark in text for mark in "*?["):
-        yield from _match(text, note, skipped)
-    else:
-        raise UsageError(f"{text}: no such file or folder", "check the path; quote a pattern")
-
-
-def _match(text: str, note: Note, skipped: list[Path]) -> Iterator[Input]:
-    """Files of a pattern, their root being what stands before its first wildcard."""
-    parts = Path(text).parts
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    root, rest = Path(*parts[:fixed]), [*parts[fixed:], *(["*"] if parts[-1] == "**" else [])]
-    try:  # unlike glob.glob, pathlib follows no links below `**`, which may form a loop
-        paths = sorted(root.glob(os.path.join(*rest)))
-    except ValueError as error:
-        raise UsageError(f"{text}: {error}", "`**` stands alone between slashes") from error
-    hidden = any(part.startswith(".") and part != ".." for part in rest)
-    for path in paths:
-        below = path.relative_to(root)
-        if not hidden and any(part.startswith(".") and part != ".." for part in below.parts):
-            continue
-        image = path.suffix.lower() in SUFFIXES | CLIPS
-        if (path.is_dir() and not image) or not _regular(path, note):
-            continue
-        if image:
-            yield Input(path, Path(path.name) if ".." in below.parts else below)
-        else:
-            skipped.append(path)
-
-
-def _walk(root: Path, recursive: bool, note: Note, skipped: list[Path]) -> Iterator[Input]:
-    """Image files below a folder in sorted order; hidden ones and links to folders are left out."""
-
-    def refuse(error: OSError) -> None:
-        if Path(error.filename) == root:
-            raise UsageError(f"{root}: cannot be read: {error.strerror}") from error
-        note(f"skipped {error.filename}: {error.strerror}")
-
-    for folder, folders, names in os.walk(root, onerror=refuse):
-        folders.sort()
-        for name in [name for name in folders if Path(name).suffix.lower() in SUFFIXES]:
-            if not name.startswith("."):
-                _regular(Path(folder, name), note)
-            folders.remove(name)
-        folders[:] = [name for name in folders if not name.startswith(".") and recursive]
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.startswith("."):
-                continue
-            if path.suffix.lower() not in SUFFIXES | CLIPS:
-                skipped.append(path)
-            elif _regular(path, note):
-                yield Input(path, path.relative_to(root))
-
-
-def _regular(path: Path, note: Note) -> bool:
-    """Whether it is a plain file; what is not there counts, so that reading it can say so."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return True
-    if not stat.S_ISREG(mode):
-        note(f"skipped {path}: not a regular file")
-    return stat.S_ISREG(mode)

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+from dmp_cli import storage
+from dmp_cli.errors import ImageError
+from dmp_cli.urls import url_of
+
 MARK = b"dmp:Task"  # in the header of every EXR file that dmp writes: the tasks of its layers
 LEGEND = "ADE20K (SceneParse150): ids 0 to 149"  # how the legend of class ids begins
 LEGENDS = ("labels.json", "labels.png")
@@ -30,17 +34,21 @@ def is_page(path: Path) -> bool:
 
 def foreign(path: Path) -> bool:
     """Whether there is a file under this name that is neither layers, nor legend, nor page."""
-    # os.path takes names that are too long, which are told when they are written
-    there = os.path.isfile(path) or os.path.islink(path)  # noqa: PTH113, PTH114
+    if url_of(path):
+        there = storage.stat(path) is not None
+    else:  # os.path takes names that are too long, which are told when they are written
+        there = os.path.isfile(path) or os.path.islink(path)  # noqa: PTH113, PTH114
     return there and not (layers(path) or is_legend(path) or is_page(path))
 
 
 def _start(path: Path, length: int) -> bytes:
     """Its first bytes; none of what cannot be read: that is not known to be dmp's."""
     try:
+        if url_of(path):
+            return storage.read_bytes(path, length)
         if not path.is_file():
             return b""
         with path.open("rb") as file:
             return file.read(length)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ImageError):
         return b""

@@ -14,6 +14,7 @@ SEG_FORMATS = ("palette", "ids", "color")
 EXR_LAYOUTS = ("flat", "blender", "nuke")
 EXR_COMPRESSIONS = ("none", "rle", "zips", "zip", "piz")
 RANGES = ("auto", "image", "run")
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Plan:
     output: Output = field(default_factory=Output)
     readers: int = 2  # threads
     writers: int = 2
+    in_flight: int = 64_000_000  # pixels at full size that those threads hold; more passes alone
 
 
 class Options(TypedDict, total=False):

@@ -2,49 +2,27 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from dmp_cli import classes, header, images, sources, store, tasks, weights
+from dmp_cli import header, sources, store, tasks, weights
 from dmp_cli.backbone import Backbone, quiet, read_schedule
-from dmp_cli.device import Placement, choose, memory, out_of_memory
+from dmp_cli.device import Placement, choose, lost, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
-from dmp_cli.errors import ImageError, ResourceError, UsageError
-from dmp_cli.outputs import panels
+from dmp_cli.errors import DeviceError, ImageError, ResourceError, UsageError
+from dmp_cli.host import TOO_LONG, Again, Array, Drawn, Host, Prepared, completed
 from dmp_cli.plan import Options, Plan, Settings
 from dmp_cli.sources import Source
 from dmp_cli.weights import Recipe
 
-Array = NDArray[Any]
-Drawn = Array | ImageError  # what the network drew: float32 [h, w, 3] around [-1, 1]
-
-TOO_LONG = "is longer than the 77 tokens that the network takes: the rest is cut"
+NOT_FINITE = "the output is not finite in"
 _RESERVE, _PER_IMAGE = 3 << 30, 1 << 30  # bytes of a CUDA device; per 512 x 512 image
 _MOST = 8  # images at once, chosen automatically
-_LARGEST = 16_000_000  # pixels of the network's picture with size 0
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An image as the network takes it: uint8 [h, w, 3] for each `size` that a task asks for."""
-
-    height: int  # of the upright input
-    width: int
-    pictures: Mapping[int, Array]
-    notes: tuple[str, ...] = ()
-    prompt: str | None = None  # of this image, "" for none; None: that of the recipe
-    shown: Array | None = None  # the input for pictures that show it beside its maps
-
-    @property
-    def shape(self) -> tuple[tuple[int, ...], ...]:
-        """Images of equal shape can be one batch."""
-        return tuple(picture.shape for picture in self.pictures.values())
 
 
 class Predictor:
@@ -76,30 +54,27 @@ class Predictor:
     def around(cls, backbone: Backbone, recipe: Recipe) -> "Predictor":
         """A predictor of one task with a backbone that has its LoRA, named as the task, on it."""
         self = cls.__new__(cls)
-        self._describe(Plan((recipe.task,)), [recipe])
-        self.placement, self._backbone = backbone.placement, backbone
-        self.digests, self.notes, self.batch, self._single = {}, (), 1, True
+        self._take(Host(Plan((recipe.task,)), {recipe.task: recipe}), backbone)
+        self.notes, self.batch, self._single = (), 1, True
         return self
 
-    def _describe(self, plan: Plan, recipes: Sequence[Recipe]) -> None:
-        self.plan = plan
-        self._tasks = {name: tasks.find(name) for name in plan.tasks}
-        self.recipes = {recipe.task: recipe for recipe in recipes}
-        self._classes = {
-            recipe.task: classes.parse_classes(plan.classes or recipe.classes) for recipe in recipes
-        }
-
     def _open(self, plan: Plan) -> None:
-        self._describe(plan, [weights.completed(recipe) for recipe in weights.recipes(plan)])
+        host = completed(plan)
         try:
-            self.placement = choose(plan.device, plan.dtype)
-            self._backbone, self.digests, self.notes = _load(self.recipes, self.placement)
+            backbone, digests, self.notes = _load(host.recipes, choose(plan.device, plan.dtype))
+            self._take(replace(host, digests=digests), backbone)
             self.batch = plan.batch or self._batch_for_memory()
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
             raise ResourceError(
                 f"the model cannot be loaded on {plan.device}: {_first_line(error)}",
                 "free the accelerator's memory, or use --device cpu",
             ) from error
+
+    def _take(self, host: Host, backbone: Backbone) -> None:
+        self.placement, self._backbone = backbone.placement, backbone
+        where = str(self.placement.device), self.placement.dtype_name
+        self.host = replace(host, multiple=backbone.multiple).ran_on(*where)
+        self.plan, self.recipes = host.plan, host.recipes
 
     def _batch_for_memory(self) -> int:
         available = memory(self.placement.device)
@@ -116,64 +91,47 @@ class Predictor:
         floats in [0, 1]). `prompt` is of this image alone, "" for none; without it that of the
         predictor is taken. With several tasks, a dict of maps by task. Raises ImageError.
         """
-        prepared = self.prepare(image, prompt)
+        prepared = self.host.prepare(image, prompt)
         drawn = self.draw([prepared])[0]
-        maps = {task: self.finish(task, drawn[task], prepared) for task in self.plan.tasks}
+        maps = {task: self.host.finish(task, drawn[task], prepared) for task in self.plan.tasks}
         return maps[self.plan.tasks[0]] if self._single else maps
 
-    def prepare(
-        self, image: Image.Image | Array | str | Path, prompt: str | None = None
-    ) -> Prepared:
-        """Read an image, turn it upright and bring it to the network's size. Any thread."""
-        behind = self.plan.background
-        if isinstance(image, str | Path):
-            pixels = images.read(
-                Path(image), self.plan.max_pixels, background=behind, exposure=self.plan.exposure
-            )
-        elif isinstance(image, Image.Image):
-            pixels = images.upright(image, background=behind)
-        else:
-            pixels = images.from_array(np.asarray(image), background=behind)
-        height, width = pixels.rgb.shape[:2]
-        pictures = {}
-        for size in sorted({recipe.size for recipe in self.recipes.values()}):
-            fitted = images.fitted_size(height, width, size, self._backbone.multiple)
-            if fitted[0] * fitted[1] > max(_LARGEST, images.BUDGET * size * size):
-                raise ImageError(f"{width}x{height} is too large for --size 0; give a --size")
-            pictures[size] = images.fit(pixels.rgb, fitted)
-        shown = images.fit(pixels.rgb, panels.lowered(height, width)) if self._shows() else None
-        return Prepared(height, width, pictures, pixels.notes, prompt, shown)
-
-    def _shows(self) -> bool:
-        return bool(self.plan.output.thumbnail or self.plan.output.side_by_side)
-
-    def draw(self, batch: Sequence[Prepared]) -> list[dict[str, Drawn]]:
+    def draw(
+        self, batch: Sequence[Prepared], names: Sequence[str] | None = None
+    ) -> list[dict[str, Drawn]]:
         """What the network draws for images of equal shape: by task, for each image.
 
-        Out of memory, the batch is halved for good. An image whose result is not finite, or for
-        which alone there is no memory, has an ImageError in place of its picture.
+        `names` are tasks of the plan; without it all of them.
+
+        Out of memory, the batch is halved for good. What is not finite is drawn again in float32,
+        each image by itself. One for which that is no better, or for which alone there is no
+        memory, has an ImageError in place of its picture. DeviceError if the device is lost.
         """
+        wanted = self.plan.tasks if names is None else names
         try:
-            return self._draw(batch)
-        except torch.AcceleratorError as error:
-            raise ResourceError(
-                f"the accelerator failed: {_first_line(error)}", "run it again"
-            ) from error
+            drawn = self._draw(batch, wanted)
+            return [self._mended(image, found) for image, found in zip(batch, drawn, strict=True)]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
+                if lost(error):
+                    raise _lost(error) from error
                 raise
         if len(batch) == 1:
-            failed = ImageError(f"out of memory on {self.placement.device}", "use a smaller --size")
-            return [dict.fromkeys(self.plan.tasks, failed)]
-        half = (len(batch) + 1) // 2
-        self.batch = min(self.batch, half)
-        return self.draw(batch[:half]) + self.draw(batch[half:])
+            why = f"out of memory on {self.placement.device}"
+            failed = ImageError(why, "use a smaller --size", again=True)
+            return [dict.fromkeys(wanted, failed)]
+        self.batch = min(self.batch, (len(batch) + 1) // 2)
+        pieces: list[dict[str, Drawn]] = []
+        while len(pieces) < len(batch):  # a piece may make the batch smaller again
+            pieces += self.draw(batch[len(pieces) :][: self.batch], wanted)
+        return pieces
 
     @torch.inference_mode()
-    def _draw(self, batch: Sequence[Prepared]) -> list[dict[str, Drawn]]:
-        drawn: list[dict[str, Drawn]] = [{} for _ in batch]
+    def _draw(self, batch: Sequence[Prepared], names: Sequence[str]) -> list[dict[str, Array]]:
+        drawn: list[dict[str, Array]] = [{} for _ in batch]
         latents = {}
-        for task, recipe in self.recipes.items():
+        for task in names:
+            recipe = self.recipes[task]
             if recipe.size not in latents:
                 pictures = np.stack([image.pictures[recipe.size] for image in batch])
                 pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
@@ -183,13 +141,28 @@ class Predictor:
             for result, picture in zip(
                 drawn, decoded.permute(0, 2, 3, 1).cpu().numpy(), strict=True
             ):
-                finite = bool(np.isfinite(picture).all())
-                result[task] = picture if finite else self._not_finite(task)
+                result[task] = picture
         return drawn
 
-    def _not_finite(self, task: str) -> ImageError:
+    def _mended(self, image: Prepared, drawn: Mapping[str, Array]) -> dict[str, Drawn]:
+        """What was drawn of an image; what is not finite of it, drawn again in float32."""
+        mended: dict[str, Drawn] = dict(drawn)
+        broken = [task for task, picture in drawn.items() if not np.isfinite(picture).all()]
         dtype = self.placement.dtype_name
-        return ImageError(f"{task}: the output is not finite in {dtype}", "try --dtype fp32")
+        if not broken or dtype == "fp32":
+            return mended | {task: _not_finite(task, dtype) for task in broken}
+        try:
+            with self._backbone.widened():
+                again = self._draw([image], broken)[0]
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            why = f"{dtype}, and there is no memory for fp32"
+            return mended | {task: _not_finite(task, why) for task in broken}
+        for task, picture in again.items():
+            whole = np.isfinite(picture).all()
+            mended[task] = Again(picture) if whole else _not_finite(task, f"{dtype}, nor in fp32")
+        return mended
 
     def _sample(
         self, recipe: Recipe, latents: torch.Tensor, prompts: Sequence[str]
@@ -208,21 +181,17 @@ class Predictor:
         """Whether a prompt has more tokens than the network takes. The thread of `draw` only."""
         return self._backbone.cuts(prompt)
 
-    def finish(self, task: str, drawn: Drawn, image: Prepared) -> Array:
-        """The map that a drawn picture stands for, at the size of the input. Any thread.
 
-        Decoded at the network's size and then resized: ids must not be mixed, and a map of one
-        channel is a third of the work.
-        """
-        if isinstance(drawn, ImageError):
-            raise drawn
-        row, recipe = self._tasks[task], self.recipes[task]
-        coding = tasks.Coding(
-            recipe.scale, recipe.normals, self.plan.axes, self._classes[task], recipe.bright
-        )
-        decoded = row.decode(drawn, coding)
-        full = images.resize(decoded, (image.height, image.width), nearest=row.labels)
-        return tasks.unit_vectors(full) if row.unit_length else full
+def _not_finite(task: str, dtype: str) -> ImageError:
+    hint = "if that is so of every image, see `dmp weights verify`"
+    return ImageError(f"{task}: {NOT_FINITE} {dtype}", hint)
+
+
+def _lost(error: Exception) -> DeviceError:
+    return DeviceError(
+        f"the accelerator failed: {_first_line(error)}",
+        "see whether `dmp doctor` still finds it, then run it again",
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -78,7 +78,7 @@ def _as_stored(values: Array) -> Array:
 
 def _pack(values: Array, view: View) -> Packed:  # noqa: ARG001
     """[0, 1] over all of 16 bits; 0 where it is not finite."""
-    known = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
+    known = _finite(values)
     outside = (known < 0) | (known > 1)
     cut = outside.any(axis=-1) if outside.ndim == 3 else outside
     return Packed(quantise16(known), cut=int(cut.sum()))
@@ -132,9 +132,12 @@ class Task:
 
 def unit_vectors(vectors: Array) -> Array:
     """[..., 3] scaled to length 1; a zero vector becomes (0, 0, 1), towards the viewer."""
-    length = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))[..., None]
-    units: Array = (vectors / np.maximum(length, 1e-6)).astype(np.float32)
-    units[length[..., 0] <= 1e-6] = (0, 0, 1)
+    x, y, z = (vectors[..., axis] for axis in range(3))
+    length = np.sqrt(x * x + y * y + z * z)
+    units: Array = np.empty_like(vectors, np.float32)
+    for axis in range(3):  # numpy is slow where the last axis is short
+        np.divide(vectors[..., axis], np.maximum(length, 1e-6), out=units[..., axis])
+    units[length <= 1e-6] = (0, 0, 1)
     return units
 
 
@@ -171,7 +174,12 @@ def _from_opengl(vectors: Array, axes: str) -> Array:
 
 
 def _grey(rgb: Array) -> Array:
-    return np.asarray(rgb.mean(axis=-1, dtype=np.float32))
+    return np.asarray((rgb[..., 0] + rgb[..., 1] + rgb[..., 2]) / np.float32(3))
+
+
+def _finite(values: Array) -> Array:
+    """The values with 0 for those that are not finite; the array itself if all are."""
+    return values if np.isfinite(values).all() else np.nan_to_num(values, posinf=0, neginf=0)
 
 
 def _three(grey: Array) -> Array:
@@ -195,7 +203,8 @@ def _encode_depth(depth: Array, coding: Coding) -> Array:
 
 def depth_range(depth: Array) -> tuple[float, float] | None:
     """Metres of the 1st and the 99th percentile of what is finite; None if nothing is."""
-    known = depth[np.isfinite(depth)]
+    finite = np.isfinite(depth)
+    known = depth if finite.all() else depth[finite]
     if not known.size:
         return None
     near, far = np.percentile(known, (1, 99))
@@ -205,10 +214,9 @@ def depth_range(depth: Array) -> tuple[float, float] | None:
 def _preview_depth(depth: Array, view: View) -> Picture:
     near, far = view.range or depth_range(depth) or (0.0, 1.0)
     span = max(far - near, 1e-6)
-    with np.errstate(invalid="ignore"):
-        level = (np.nan_to_num(depth) - np.float32(near)) / np.float32(span)
+    level = (_finite(depth) - np.float32(near)) / np.float32(span)
     steps = quantise(1 - level if view.invert else level)
-    pixels = steps if view.colours is None else view.colours[steps]
+    pixels = steps if view.colours is None else view.colours.take(steps, axis=0)
     text = {"near": f"{near:.6g} m", "far": f"{far:.6g} m"}
     return Picture(marked(pixels, depth), text=text)
 
@@ -249,13 +257,13 @@ def _unpack_normals(colours: Array) -> Array:
 
 
 def _preview_normals(normals: Array, view: View) -> Picture:  # noqa: ARG001
-    return Picture(marked(quantise(np.nan_to_num(normals) / 2 + 0.5), normals))
+    return Picture(marked(quantise(_finite(normals) / 2 + 0.5), normals))
 
 
 def _pack_normals(normals: Array, view: View) -> Packed:  # noqa: ARG001
     """-1 to 1 over all of 16 bits; black where there is no surface."""
     known = np.atleast_2d(np.isfinite(normals).all(axis=-1) & normals.any(axis=-1))
-    return Packed(np.where(known[..., None], quantise16(np.nan_to_num(normals) / 2 + 0.5), 0))
+    return Packed(np.where(known[..., None], quantise16(_finite(normals) / 2 + 0.5), 0))
 
 
 # segmentation --------------------------------------------------------------------------------
@@ -302,12 +310,11 @@ def _encode_shading(shading: Array, coding: Coding) -> Array:  # noqa: ARG001
 
 
 def _preview_light(values: Array, view: View) -> Picture:  # noqa: ARG001
-    known = np.nan_to_num(values, posinf=0, neginf=0)
-    return Picture(marked(quantise(srgb_from_linear(known)), values))
+    return Picture(marked(quantise(srgb_from_linear(_finite(values))), values))
 
 
 def _pack_light(values: Array, view: View) -> Packed:
-    return _pack(srgb_from_linear(np.nan_to_num(values, posinf=0, neginf=0)), view)
+    return _pack(srgb_from_linear(_finite(values)), view)
 
 
 def _layer(name: str, channels: str) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
-"""Writes docs/commands.md from the real `--help`, and docs/tasks.md from the task table.
+"""Writes docs/commands.md from the real `--help`, docs/tasks.md from the task table, and the table
+of docs/reliability.md from the tests of faults.
 
-`python docs/generate.py` writes both; with `--check` it writes nothing and exits 1 if one is stale.
+`python docs/generate.py` writes all; with `--check` it writes nothing and exits 1 if one is stale.
+It also exits 1 if a fault has no test.
 """
 
 import os
@@ -8,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faults
 import typer
 
 from dmp_cli.cli import app
@@ -78,7 +81,15 @@ def tasks_page() -> str:
 
 def main() -> int:
     """Write the pages, or with `--check` name those that are not as they would be written."""
-    pages = {DOCS / "commands.md": commands_page(), DOCS / "tasks.md": tasks_page()}
+    if problems := faults.problems():
+        print("\n".join(problems), file=sys.stderr)
+        return 1
+    reliability = DOCS / "reliability.md"
+    pages = {
+        DOCS / "commands.md": commands_page(),
+        DOCS / "tasks.md": tasks_page(),
+        reliability: faults.page(reliability.read_text(encoding="utf-8")),
+    }
     stale = [
         path
         for path, text in pages.items()

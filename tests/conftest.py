@@ -1,6 +1,7 @@
 """What many tests share: the tiny backbone of tests/parity, and `dmp` run in this process."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from dmp_cli import cli
 from tests import hub as hubs
 
 PARITY = Path(__file__).parent / "parity"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's `&` has it: tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # sums in the order that tests/parity was compared in, on any machine
 TASKS = ("depth", "normals", "segmentation", "albedo", "shading")
 

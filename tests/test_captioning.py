@@ -327,7 +327,7 @@ def test_the_captioning_model_is_gone_before_the_backbone_comes(
 ) -> None:  # fmt: skip
     seen: list[weakref.ref[object]] = []
     alive: list[bool] = []
-    run, call = local.run, Captioner.__call__
+    opened, call = local.opened, Captioner.__call__
 
     def called(self: Captioner, pictures: list[Image.Image]) -> list[str]:
         seen.extend((weakref.ref(self), weakref.ref(self._model)))
@@ -335,10 +335,10 @@ def test_the_captioning_model_is_gone_before_the_backbone_comes(
 
     def watched(*arguments: object) -> object:
         alive.extend(one() is not None for one in seen)
-        return run(*arguments)  # type: ignore[arg-type]
+        return opened(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Captioner, "__call__", called)
-    monkeypatch.setattr(local, "run", watched)
+    monkeypatch.setattr(local, "opened", watched)
     ran = dmp("predict", "depth", photos, "-o", tmp_path / "out", "--caption",
               "--caption-model", blip, *model)  # fmt: skip
     assert ran.code == 0

@@ -5,11 +5,13 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
 import termios
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,8 @@ def test_predict_prints_the_paths_it_wrote_and_nothing_else(
     assert ran.code == 0
     printed = sorted(ran.out.splitlines())
     there = {str(path) for path in out.rglob("*") if path.is_file()}
-    assert there - {*printed} == {f"{out}/labels.json", f"{out}/labels.png"}
+    beside = ("labels.json", "labels.png", "dmp-manifest.jsonl")
+    assert there - {*printed} == {f"{out}/{name}" for name in beside}
     assert len(printed) == 12
     assert "3 of 3 images, 6 maps" in ran.err
     assert "images/s" in ran.err
@@ -312,16 +315,27 @@ def test_a_bug_shows_its_traceback(photos: Path, tmp_path: Path, model: tuple[st
     assert "TypeError" in done.stderr
 
 
-def test_an_interrupt_is_130(
-    dmp: Dmp, photos: Path, tmp_path: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_in_flight_is_finished_when_a_signal_comes(
+    dmp: Dmp, photos: Path, tmp_path: Path, model: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch, number: int,
+) -> None:  # fmt: skip
+    draw = steps.draw
 
-    monkeypatch.setattr(steps, "draw", interrupted)
-    ran = dmp("predict", "depth", photos, "-o", tmp_path / "out", *model)
-    assert ran.code == 130
-    assert "interrupted after 0 of 3 images" in ran.err
+    def signalled(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return draw(*arguments)
+
+    monkeypatch.setattr(steps, "draw", signalled)
+    out = tmp_path / "out"
+    ran = dmp("predict", "depth", photos, "-o", out, "--batch", "1", *model)
+    assert ran.code == 128 + number
+    assert "interrupted after 1 of 3 images" in ran.err
+    assert ran.out.split() == [str(out / "a.depth.png")]
+    monkeypatch.setattr(steps, "draw", draw)
+    ran = dmp("predict", "depth", photos, "-o", out, *model)
+    assert (ran.code, len(ran.out.split())) == (0, 2)
+    assert "3 of 3 images, 1 of them there already, 2 maps" in ran.err
 
 
 def test_the_untrained_model_works_and_says_what_it_is(

@@ -1,6 +1,7 @@
 """The local engine: what it writes, and how failures travel."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from PIL import Image
 
 from dmp_cli import jobs
-from dmp_cli.engines import local, saving, steps
+from dmp_cli.engines import flow, local, saving, steps
 from dmp_cli.errors import ResourceError
 from dmp_cli.jobs import Job, Result
 from dmp_cli.outputs import writers
 from dmp_cli.plan import Output, Plan, Settings
 from dmp_cli.predict import Predictor
+from tests import workers
 from tests.conftest import write_image
 
 
@@ -86,6 +88,71 @@ def test_bad_files_fail_and_the_rest_goes_on(
     assert len(list((tmp_path / "out").rglob("*.depth.png"))) == 3
 
 
+@pytest.mark.parametrize("at", [0, 9])
+def test_a_bad_file_is_told_before_its_batch_is_full(
+    weights: Path, tmp_path: Path, at: int
+) -> None:
+    for i in range(40):
+        write_image(tmp_path / f"in/{i:02}.png", seed=i)
+    (tmp_path / f"in/{at:02}.png").write_bytes(b"not a picture")
+    plan = plan_for(weights, batch=8)
+    todo = jobs_in(tmp_path / "in", tmp_path / "out", plan)
+    results: list[Result] = []
+    for one in flow.stream(workers.load(plan, print, 1), todo, stopped=lambda: failed(results)):
+        results.append(one)
+    assert [bool(one.errors) for one in results].index(True) == at // 8 * 8
+    assert len(results) <= 8 * 4  # the rest is left
+
+
+def failed(results: list[Result]) -> bool:
+    return any(one.errors for one in results)
+
+
+@pytest.mark.parametrize("until", ["a map waits", "one is complete"])
+def test_what_waits_is_left_when_a_run_is_stopped(
+    weights: Path, tmp_path: Path, until: str
+) -> None:
+    """Thousands that wait for the span of the run take longer than a signal leaves."""
+    for i in range(30):
+        write_image(tmp_path / f"in/{i:02}.png", seed=i)
+    (tmp_path / "in/03.png").write_bytes(b"not a picture")
+    plan, out = plan_for(weights, formats=("png",), range="run"), tmp_path / "out"
+    todo, results = jobs_in(tmp_path / "in", out, plan), list[Result]()
+
+    def stopped() -> bool:
+        if until == "a map waits":
+            return len(results) >= 6
+        return any(one.done and one.made for one in results)
+
+    for one in flow.stream(workers.load(plan, print, 1), todo, out, stopped):
+        results.append(one)
+    done = [one for one in results if one.done]
+    assert [one.job.source.name for one in done if one.errors] == ["03.png"]
+    written = [one for one in done if one.made]
+    assert len(written) == 0 if until == "a map waits" else 1 <= len(written) <= 8
+    assert {path.name for path in out.iterdir()} == {
+        path.name for one in written for path in one.written
+    }
+
+
+def test_jobs_that_are_lost_are_an_error(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lossy(*arguments: object) -> Iterator[Result | saving.Waiting]:
+        made = written(*arguments)  # type: ignore[arg-type]
+        next(made, None)
+        yield from made
+
+    written = flow.written
+    monkeypatch.setattr(flow, "written", lossy)
+    plan = plan_for(weights)
+    todo = jobs_in(photos, tmp_path / "out", plan)
+    network = workers.load(plan, print, 1)
+    with pytest.raises(ResourceError, match="1 of 3 images neither done nor failed"):
+        list(flow.stream(network, todo))
+    assert len(list(flow.stream(network, todo, stopped=lambda: True))) == 0
+
+
 def test_a_file_that_vanishes_fails(photos: Path, weights: Path, tmp_path: Path) -> None:
     plan = plan_for(weights)
     todo = jobs_in(photos, tmp_path / "out", plan)
@@ -103,9 +170,9 @@ def test_images_of_equal_shape_share_a_batch(
     sizes: list[int] = []
     draw = Predictor.draw
 
-    def counted(self: Predictor, batch: list[object]) -> list[object]:
+    def counted(self: Predictor, batch: list[object], *names: object) -> list[object]:
         sizes.append(len(batch))
-        return draw(self, batch)  # type: ignore[arg-type,return-value]
+        return draw(self, batch, *names)  # type: ignore[arg-type,return-value]
 
     monkeypatch.setattr(Predictor, "draw", counted)
     plan = plan_for(weights, batch=3)
@@ -130,7 +197,7 @@ def test_a_full_disk_ends_the_run(
 def test_a_bug_in_any_thread_surfaces_and_nothing_hangs(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **named: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(saving if step == "write" else steps, step, broken)

@@ -61,7 +61,8 @@ class Machine:
         image = self.folder / "a.png"
         if not image.exists():
             write_image(image)
-        given = ("--weights", self.weights, "--model", "hub", "--steps", "1", "--format", "npy")
+        given = ("--weights", self.weights, "--model", "hub", "--steps", "1", "--format", "npy",
+                 "--overwrite")  # fmt: skip
         return self.dmp("predict", "depth", image, "-o", self.folder / "out", *given, *words, **how)
 
     def map(self) -> bytes:

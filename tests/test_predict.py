@@ -1,6 +1,10 @@
 """Predictor: the path that the command, the engine and the API take."""
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +15,10 @@ import dmp_cli
 from dmp_cli import images, tasks
 from dmp_cli.backbone import Backbone
 from dmp_cli.errors import DmpError, ImageError, ModelError, ResourceError, UsageError
+from dmp_cli.host import Again, Prepared
 from dmp_cli.plan import Options, Plan, Settings
 from dmp_cli.predict import Predictor, plan_of
-from tests.conftest import TASKS, write_image, write_weights
+from tests.conftest import TASKS, apart, write_image, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +80,23 @@ def test_the_image_is_encoded_once_for_all_tasks(
 
 
 def test_ids_are_decoded_before_they_are_resized(every: Predictor, photo: Path) -> None:
-    prepared = every.prepare(photo)
+    prepared = every.host.prepare(photo)
     drawn = every.draw([prepared])[0]["segmentation"]
     assert not isinstance(drawn, ImageError)
     small = tasks.find("segmentation").decode(drawn, tasks.Coding())
-    found = every.finish("segmentation", drawn, prepared)
+    found = every.host.finish("segmentation", drawn, prepared)
     assert np.array_equal(found, images.resize(small, (50, 70), nearest=True))
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_a_batch_changes_nothing(depth: Predictor, tmp_path: Path, size: int) -> None:
-    prepared = [depth.prepare(write_image(tmp_path / f"{i}.png", 64, 96, i)) for i in range(size)]
+    prepared = [
+        depth.host.prepare(write_image(tmp_path / f"{i}.png", 64, 96, i)) for i in range(size)
+    ]
     together = depth.draw(prepared)
     for image, drawn in zip(prepared, together, strict=True):
-        alone = depth.finish("depth", depth.draw([image])[0]["depth"], image)
-        found = depth.finish("depth", drawn["depth"], image)
+        alone = depth.host.finish("depth", depth.draw([image])[0]["depth"], image)
+        found = depth.host.finish("depth", drawn["depth"], image)
         assert np.linalg.norm(found - alone) / np.linalg.norm(alone) < 1e-5
 
 
@@ -138,10 +145,10 @@ def test_a_prompt_of_an_image_takes_the_guidance_that_is_stated(
 def test_prompts_of_a_batch_are_each_images_own(depth: Predictor, tmp_path: Path) -> None:
     texts = ["a room", "", None, "a hall"]
     path = write_image(tmp_path / "a.png", 64, 96)
-    together = depth.draw([depth.prepare(path, text) for text in texts])
+    together = depth.draw([depth.host.prepare(path, text) for text in texts])
     for text, drawn in zip(texts, together, strict=True):
-        image = depth.prepare(path, text)
-        found, alone = depth.finish("depth", drawn["depth"], image), depth(path, text)
+        image = depth.host.prepare(path, text)
+        found, alone = depth.host.finish("depth", drawn["depth"], image), depth(path, text)
         assert np.linalg.norm(found - alone) / np.linalg.norm(alone) < 1e-5
 
 
@@ -149,7 +156,7 @@ def test_tasks_of_one_model_may_see_other_sizes(tmp_path: Path, photo: Path) -> 
     path = write_weights(tmp_path / "w.toml", "size = 64", ("depth", "normals"))
     path.write_text(path.read_text() + "\nsize = 96\n")
     both = Predictor("depth,normals", model="tiny", weights=path)
-    assert sorted(both.prepare(photo).pictures) == [64, 96]
+    assert sorted(both.host.prepare(photo).pictures) == [64, 96]
     assert both(photo)["normals"].shape == (50, 70, 3)
 
 
@@ -161,28 +168,168 @@ def test_the_axes_of_normals_can_be_chosen(photo: Path, weights_file: Path) -> N
 
 def test_the_options_of_python_are_the_fields_of_plan_and_settings() -> None:
     fields = {*Settings.__dataclass_fields__, *Plan.__dataclass_fields__}
-    of_files = {"tasks", "settings", "output", "readers", "writers"}
+    of_files = {"tasks", "settings", "output", "readers", "writers", "in_flight"}
     assert set(Options.__annotations__) == fields - of_files
 
 
-def test_a_result_that_is_not_finite_fails_one_image_only(
-    depth: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# What is not finite -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def half(weights_file: Path) -> Predictor:
+    return Predictor("depth,normals", model="tiny", weights=weights_file, dtype="bf16", steps=2)
+
+
+Hook = Callable[[torch.nn.Module, tuple[Any, ...], Any], Any]
+
+
+@contextmanager
+def hooked(predictor: Predictor, part: str, hook: Hook) -> Iterator[None]:
+    """A hook on the output of a part of the backbone, as a layer that overflows there has it."""
+    module = {
+        "encoder": predictor._backbone._vae.encoder, "unet": predictor._backbone._unet.conv_out,
+        "decoder": predictor._backbone._vae.decoder.conv_out,
+    }[part]  # fmt: skip
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def overflow(value: float, always: bool = False) -> Hook:
+    """Of three pictures the second gets a value, in float32 only if `always`."""
+    passed = 0
+
+    def hook(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
+        nonlocal passed
+        if not always and output.dtype == torch.float32:
+            return None
+        first, passed = passed, passed + len(output)
+        changed = output.clone()
+        for row in range(len(output)):
+            if (first + row) % 3 == 1 or (output.dtype == torch.float32 and len(output) == 1):
+                changed[row, 0, 1, 1] = value
+        return changed
+
+    return hook
+
+
+def stored(predictor: Predictor) -> list[tuple[torch.dtype, tuple[int, ...], torch.Tensor]]:
+    """The networks' numbers, with the type and the layout that they are held in."""
+    return [(held.dtype, held.stride(), held.clone()) for held in predictor._backbone._held()]
+
+
+def pictures_of(predictor: Predictor, folder: Path, count: int = 3) -> list[Prepared]:
+    paths = [write_image(folder / f"{i}.png", 64, 64, i) for i in range(count)]
+    return [predictor.host.prepare(path) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def exact(weights_file: Path) -> Predictor:
+    return Predictor("depth,normals", model="tiny", weights=weights_file, dtype="fp32", steps=2)
+
+
+@pytest.mark.fault(35)
+@pytest.mark.parametrize(
+    ("part", "value"), [("encoder", float("nan")), ("unet", float("inf")), ("decoder", -np.inf)]
+)
+def test_what_overflows_is_drawn_again_in_float32(
+    half: Predictor, exact: Predictor, tmp_path: Path, part: str, value: float
 ) -> None:
-    prepared = [depth.prepare(write_image(tmp_path / f"{i}.png", 64, 64, i)) for i in range(2)]
-    decode = depth._backbone.decode
+    prepared = pictures_of(half, tmp_path)
+    before, weights_before = half.draw(prepared), stored(half)
+    with hooked(half, part, overflow(value)):
+        drawn = half.draw(prepared)
+    wanted = exact.draw(prepared[1:2])[0]
+    for task in ("depth", "normals"):
+        again = drawn[1][task]
+        assert isinstance(again, Again)
+        assert again.picture.dtype == np.float32
+        near = apart(before[1][task], wanted[task])  # the rounding of weights and of numbers
+        assert 0 < apart(again.picture, wanted[task]) < near  # of the weights alone
+        map_ = half.host.finish(task, again, prepared[1])
+        assert np.array_equal(map_, half.host.finish(task, again.picture, prepared[1]))
+        for neighbour in (0, 2):
+            assert np.array_equal(drawn[neighbour][task], before[neighbour][task])
+    for (dtype, strides, values), (was, lay, held) in zip(
+        stored(half), weights_before, strict=True
+    ):
+        assert (dtype, strides) == (was, lay)
+        assert torch.equal(values, held)
+    for found, was in zip(half.draw(prepared), before, strict=True):
+        assert all(np.array_equal(found[task], was[task]) for task in found)
 
-    def broken(latents: torch.Tensor) -> torch.Tensor:
-        pictures = decode(latents)
-        pictures[0, 0, 3, 3] = float("nan")
-        return pictures
 
-    monkeypatch.setattr(depth._backbone, "decode", broken)
-    first, second = depth.draw(prepared)
-    with pytest.raises(ImageError, match="not finite in fp32"):
-        depth.finish("depth", first["depth"], prepared[0])
-    assert np.isfinite(depth.finish("depth", second["depth"], prepared[1])).all()
+def test_only_the_task_that_overflows_is_drawn_again(half: Predictor, tmp_path: Path) -> None:
+    prepared, last = pictures_of(half, tmp_path, 1), []
+
+    def hook(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
+        last.append((half._backbone._unet.active_adapters(), output.dtype))
+        spoilt = last[-1] == (["normals"], torch.bfloat16)
+        return output * float("inf") if spoilt else None
+
+    before = half.draw(prepared)[0]
+    with hooked(half, "decoder", hook):
+        drawn = half.draw(prepared)[0]
+    assert np.array_equal(drawn["depth"], before["depth"])
+    assert isinstance(drawn["normals"], Again)
+    assert [dtype for _, dtype in last] == [torch.bfloat16, torch.bfloat16, torch.float32]
 
 
+def test_what_is_not_finite_in_float32_either_fails_alone(half: Predictor, tmp_path: Path) -> None:
+    prepared = pictures_of(half, tmp_path)
+    before = half.draw(prepared)
+    with hooked(half, "unet", overflow(float("nan"), always=True)):
+        drawn = half.draw(prepared)
+    with pytest.raises(ImageError, match="not finite in bf16, nor in fp32"):
+        half.host.finish("depth", drawn[1]["depth"], prepared[1])
+    for neighbour in (0, 2):
+        assert np.array_equal(drawn[neighbour]["depth"], before[neighbour]["depth"])
+
+
+@pytest.mark.fault(35)
+def test_in_float32_it_fails_at_once_and_alone(depth: Predictor, tmp_path: Path) -> None:
+    prepared, calls = pictures_of(depth, tmp_path), []
+    before = depth.draw(prepared)
+
+    def hook(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
+        calls.append(len(output))
+        return overflow(float("nan"), always=True)(module, inputs, output)
+
+    with hooked(depth, "unet", hook):
+        drawn = depth.draw(prepared)
+    assert set(calls) == {3}
+    with pytest.raises(ImageError, match=r"depth: the output is not finite in fp32$"):
+        depth.host.finish("depth", drawn[1]["depth"], prepared[1])
+    for neighbour in (0, 2):
+        assert np.array_equal(drawn[neighbour]["depth"], before[neighbour]["depth"])
+
+
+def test_without_memory_for_float32_the_image_fails_alone(half: Predictor, tmp_path: Path) -> None:
+    prepared, weights_before = pictures_of(half, tmp_path), stored(half)
+
+    def hook(module: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> Any:
+        if output.dtype == torch.float32:
+            raise torch.OutOfMemoryError("too much")
+        return overflow(float("nan"))(module, inputs, output)
+
+    with hooked(half, "unet", hook):
+        drawn = half.draw(prepared)
+    with pytest.raises(ImageError, match="in bf16, and there is no memory for fp32"):
+        half.host.finish("depth", drawn[1]["depth"], prepared[1])
+    assert isinstance(drawn[0]["depth"], np.ndarray)
+    assert half.batch == 1
+    assert all(
+        dtype == was and torch.equal(values, held)
+        for (dtype, _, values), (was, _, held) in zip(stored(half), weights_before, strict=True)
+    )
+
+
+# Memory and accelerators ------------------------------------------------------------------
+
+
+@pytest.mark.fault(37)
 def test_out_of_memory_halves_the_batch_for_good(
     depth: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +341,7 @@ def test_out_of_memory_halves_the_batch_for_good(
             raise torch.OutOfMemoryError("too much")
         return encode(x)
 
-    prepared = [depth.prepare(write_image(tmp_path / f"{i}.png", 64, 64, i)) for i in range(5)]
+    prepared = [depth.host.prepare(write_image(tmp_path / f"{i}.png", 64, 64, i)) for i in range(5)]
     monkeypatch.setattr(depth, "batch", 5)
     monkeypatch.setattr(depth._backbone, "encode", small)
     drawn = depth.draw(prepared)
@@ -209,8 +356,10 @@ def test_out_of_memory_halves_the_batch_for_good(
         torch.OutOfMemoryError("too much"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         MemoryError(),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
-    ids=["cuda", "cpu", "numpy"],
+    ids=["cuda", "cpu", "numpy", "driver", "cublas"],
 )
 def test_out_of_memory_for_one_image_fails_that_image(
     depth: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -245,22 +394,33 @@ def test_a_card_that_is_full_while_loading_ends_the_run(
         Predictor("depth", model="tiny", weights=weights_file, device="cpu")
 
 
+@pytest.mark.fault(38)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: unspecified launch failure\nmore lines"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    ],
+    ids=["driver", "cublas", "cudnn"],
+)
 def test_a_lost_accelerator_ends_the_run(
-    depth: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch
+    depth: Predictor, photo: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def lost(x: torch.Tensor) -> torch.Tensor:
-        raise torch.AcceleratorError("device lost")
+        raise error
 
     monkeypatch.setattr(depth._backbone, "encode", lost)
-    with pytest.raises(ResourceError, match="device lost"):
+    first = str(error).partition("\n")[0]
+    with pytest.raises(ResourceError, match=f"the accelerator failed: {re.escape(first)}"):
         depth(photo)
 
 
 def test_as_it_is_has_a_limit(weights_file: Path) -> None:
     whole = Predictor("depth", model="tiny", weights=weights_file, size=0)
-    assert whole.prepare(np.zeros((50, 70, 3), np.uint8)).pictures[0].shape == (48, 72, 3)
+    assert whole.host.prepare(np.zeros((50, 70, 3), np.uint8)).pictures[0].shape == (48, 72, 3)
     with pytest.raises(ImageError, match="too large for --size 0"):
-        whole.prepare(np.zeros((4100, 4100, 3), np.uint8))
+        whole.host.prepare(np.zeros((4100, 4100, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,8 @@ def test_one_text_for_all_is_the_same_as_a_prompt(
     each = dmp("predict", "depth", photos, "-o", tmp_path / "each", "--prompt-from", "text", *how)
     assert (one.code, each.code) == (0, 0)
     assert "no text" not in each.err
-    written = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
+    every = (tmp_path / "one").rglob("*.*.*")
+    written = sorted(path.relative_to(tmp_path / "one") for path in every)
     assert len(written) == 6
     for name in written:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()

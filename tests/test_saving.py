@@ -11,9 +11,9 @@ from PIL import Image
 from dmp_cli import jobs, maps
 from dmp_cli.engines import local
 from dmp_cli.errors import ImageError, ResourceError
+from dmp_cli.host import Host
 from dmp_cli.jobs import SIDE_BY_SIDE, Result
 from dmp_cli.plan import Output, Plan, Settings
-from dmp_cli.predict import Predictor
 from dmp_cli.tasks import Array, find
 from tests.conftest import TASKS, write_image
 
@@ -75,14 +75,14 @@ def test_a_file_says_where_each_of_its_layers_comes_from(
 def test_a_task_that_fails_does_not_take_the_others_with_it(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged: bool
 ) -> None:
-    finish = Predictor.finish
+    finish = Host.finish
 
-    def broken(self: Predictor, task: str, *rest: object) -> Array:
+    def broken(self: Host, task: str, *rest: object) -> Array:
         if task == "normals":
             raise ImageError("normals: the output is not finite in fp16", "try --dtype fp32")
         return finish(self, task, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Predictor, "finish", broken)
+    monkeypatch.setattr(Host, "finish", broken)
     results = run(weights, photos, tmp_path, formats=("exr", "png"), merged=merged)
     for result in results:
         assert result.errors == ("normals: the output is not finite in fp16; try --dtype fp32",)
@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_a_note(photos: Path, weights: Path, tmp_path: Path
 def test_a_constant_map_is_written_with_a_note(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Predictor, "finish", lambda *_: np.full((48, 64), 2, np.float32))
+    monkeypatch.setattr(Host, "finish", lambda *_: np.full((48, 64), 2, np.float32))
     results = run(weights, photos / "a.png", tmp_path, "depth", formats=("png", "png16"))
     assert results[0].notes == ("depth: every pixel has the same value",)
     assert len(results[0].written) == 2

@@ -1,13 +1,19 @@
 """Bounded streams: order, how much is in flight, and what an exception does to them."""
 
+import random
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from dmp_cli.engines.stream import batches, ordered_map
+from dmp_cli.engines import stream as stream_module
+from dmp_cli.engines.stream import Budget, batches, ordered_map
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -147,6 +153,210 @@ def test_a_consumer_that_stops_leaves_no_threads() -> None:
     assert threads_left(before) == 0
 
 
+# What hangs -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "PATIENCE", 0.3)
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_failure_does_not_wait_for_a_call_that_hangs(hurry: None, eager: bool) -> None:
+    """One reader on a disk that is gone must not hide the bug that another has met."""
+    hangs = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 1:
+            hangs.wait()
+        if item == 2:
+            raise BrokenError
+        return item
+
+    before, start = threading.active_count(), time.monotonic()
+    stream = ordered_map(work, range(9), 2, 4, eager)
+    assert next(stream) == 0
+    with pytest.raises(BrokenError):
+        next(stream)
+    assert time.monotonic() - start < 5
+    assert threads_left(before + 1) == 0  # but for the one that hangs
+    hangs.set()
+    assert threads_left(before) == 0
+
+
+@pytest.mark.fault(28)
+def test_a_stream_is_closed_though_a_call_hangs(hurry: None) -> None:
+    hangs, begun = threading.Event(), []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item:
+            hangs.wait()
+        return item
+
+    before, start = threading.active_count(), time.monotonic()
+    stream = ordered_map(work, range(9), 1, 4)
+    assert next(stream) == 0
+    stream.close()
+    assert time.monotonic() - start < 5
+    hangs.set()
+    assert threads_left(before) == 0
+    assert begun == [0, 1]
+
+
+@pytest.mark.fault(28)
+def test_what_has_begun_is_finished_when_a_stream_is_closed() -> None:
+    done = []
+
+    def work(item: int) -> int:
+        time.sleep(0.1 * (item > 0))
+        done.append(item)
+        return item
+
+    stream = ordered_map(work, range(9), 1, 4)
+    assert next(stream) == 0
+    time.sleep(0.05)
+    stream.close()
+    assert done == [0, 1]
+
+
+@pytest.mark.fault(28)
+def test_a_slow_consumer_is_told_at_its_next_turn() -> None:
+    def work(item: int) -> int:
+        if item == 3:
+            raise BrokenError
+        return item
+
+    before = threading.active_count()
+    stream = ordered_map(work, range(20), 2, 6, eager=True)
+    for item in range(3):
+        assert next(stream) == item
+        time.sleep(0.05)
+    with pytest.raises(BrokenError):
+        next(stream)
+    assert threads_left(before) == 0
+
+
+@pytest.mark.fault(28)
+def test_a_thread_that_hangs_keeps_no_process_alive() -> None:
+    code = (
+        "import time\n"
+        "from dmp_cli.engines import stream\n"
+        "stream.PATIENCE = 0.3\n"
+        "def work(item):\n"
+        "    time.sleep(600) if item == 0 else 1 / 0\n"
+        "list(stream.ordered_map(work, range(4), 2, 4))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=25, check=False
+    )
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
+
+
+def test_a_result_is_not_held_once_it_is_given() -> None:
+    class Large:
+        pass
+
+    alive: list[weakref.ref[Large]] = []
+
+    def work(item: int) -> Large:
+        large = Large()
+        alive.append(weakref.ref(large))
+        return large
+
+    most = 0
+    for large in ordered_map(work, range(30), 2, 3):
+        del large
+        most = max(most, sum(one() is not None for one in alive))
+    assert most <= 3 + 2  # those that wait, and those in the making
+
+
+# Room -------------------------------------------------------------------------------------
+
+
+class Held:
+    """How many pixels threads hold at once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.threads = self.most_threads = 0
+        self.lock = threading.Lock()
+
+    def work(self, budget: Budget, pixels: int, seconds: float = 0.001) -> int:
+        with budget.room(pixels):
+            with self.lock:
+                self.now, self.threads = self.now + pixels, self.threads + 1
+                self.most = max(self.most, self.now)
+                self.most_threads = max(self.most_threads, self.threads)
+                if pixels > 100:
+                    assert self.threads == 1, "what is larger than the budget passes alone"
+            time.sleep(seconds)
+            with self.lock:
+                self.now, self.threads = self.now - pixels, self.threads - 1
+        return pixels
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize("workers", [1, 2, 8])
+@pytest.mark.parametrize("largest", [10, 60, 100, 500])
+def test_no_more_is_held_than_there_is_room_for(workers: int, largest: int) -> None:
+    rng, held, budget = random.Random(largest), Held(), Budget(100)
+    sizes = [rng.randint(1, largest) for _ in range(80)]
+    assert list(ordered_map(partial(held.work, budget), sizes, workers, 12)) == sizes
+    assert held.most <= max(100, *sizes)
+    if workers == 8 and largest == 10:
+        assert held.most_threads > 2
+
+
+@pytest.mark.fault(40)
+def test_readers_and_writers_share_room_without_waiting_for_each_other() -> None:
+    """Two chained maps of several threads, each image larger than half of the budget."""
+    held, budget = Held(), Budget(100)
+    work = partial(held.work, budget)
+    read = ordered_map(work, [60, 100, 300, 1] * 20, 4, 8)
+    groups = batches(read, lambda pixels: pixels, lambda: 3, 8)
+    drawn = (pixels for group in groups for pixels in group)
+    found = list(ordered_map(work, drawn, 4, 4, eager=True))
+    assert sorted(found) == sorted([60, 100, 300, 1] * 20)
+    assert held.most <= 300
+
+
+@pytest.mark.fault(40)
+def test_a_large_one_is_not_passed_over_for_ever() -> None:
+    budget, ended, order = Budget(100), threading.Event(), []
+
+    def small() -> None:
+        while not ended.is_set():
+            with budget.room(40):
+                time.sleep(0.002)
+
+    def large() -> None:
+        with budget.room(100):
+            order.append("large")
+
+    threads = [threading.Thread(target=small, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    last = threading.Thread(target=large, daemon=True)
+    last.start()
+    last.join(10)
+    ended.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["large"]
+
+
+def test_room_is_given_back_by_what_fails() -> None:
+    budget = Budget(10)
+    for _ in range(3):
+        with pytest.raises(BrokenError), budget.room(7):
+            raise BrokenError
+    with budget.room(10):
+        pass
+
+
 # Batches ----------------------------------------------------------------------------------
 
 
@@ -212,6 +422,24 @@ def test_size_that_shrinks_while_a_group_is_filled() -> None:
 
     groups = list(batches(items(), str, lambda: size, 100))
     assert [len(group) for group in groups] == [2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_what_has_no_key_goes_on_at_once(size: int) -> None:
+    items = ["a", None, "a", "b", None, "a"]
+    taken: list[object] = []
+
+    def taking() -> Iterator[object]:
+        for item in items:
+            taken.append(item)
+            yield item
+
+    found = []
+    for group in batches(taking(), lambda item: item, lambda: size, 99):
+        found += group
+        if group == [None]:
+            assert taken[-1] is None
+    assert sorted(map(str, found)) == sorted(map(str, items))
 
 
 def test_batches_of_nothing() -> None:

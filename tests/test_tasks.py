@@ -41,6 +41,19 @@ def test_decode_undoes_encode(name: str, coding: Coding) -> None:
     np.testing.assert_allclose(found, truth, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_the_order_in_memory_changes_no_bit(name: str) -> None:
+    """A network leaves its picture as [3, h, w] or as [h, w, 3]."""
+    drawn = RNG.normal(0, 0.7, (40, 50, 3)).astype(np.float32)
+    planes = np.moveaxis(np.ascontiguousarray(np.moveaxis(drawn, -1, 0)), 0, -1)
+    row = find(name)
+    found, other = row.decode(drawn, Coding()), row.decode(planes, Coding())
+    assert found.tobytes() == other.tobytes()
+    for make in (row.preview, row.pack):
+        one, two = (vars(make(values, View())) for values in (found, other))
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
 def test_depth_is_the_mean_clamped_below_only() -> None:
     drawn = np.array([[[1.4, 1.5, 1.6], [-0.5, 0.0, 0.5], [-2, -2, -2]]], np.float32)
     np.testing.assert_allclose(

@@ -31,6 +31,7 @@ from dmp_cli import Predictor, catalogue, header, images, lora, tasks
 from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.errors import DmpError, ImageError, ModelError, ResourceError, UsageError
+from dmp_cli.host import Host
 from dmp_cli.plan import Settings
 from dmp_cli.sources import sha256
 from dmp_cli.train import checkpoints, loop, result
@@ -640,7 +641,7 @@ def test_a_map_that_is_not_finite_in_validation_names_the_image(
     def broken(*args: Any) -> None:
         raise ImageError("depth: the output is not finite in fp32")
 
-    monkeypatch.setattr(Predictor, "finish", broken)
+    monkeypatch.setattr(Host, "finish", broken)
     with pytest.raises(ImageError, match=r"images/0\.png: depth: the output is not finite"):
         run(training(data, tmp_path, validation=data))
     assert checkpoints.newest(tmp_path) == tmp_path / "checkpoints/step-000004"

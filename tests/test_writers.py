@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from dmp_cli.tasks import TASKS
 Array = NDArray[Any]
 
 TEXT = {"Software": "dmp", "Source": "Häuser\nam Meer 海.png", "near": "0.5 m"}
+PHOTO = Path(__file__).parent.parent / "examples" / "coffee.jpg"
 RNG = np.random.default_rng(6)
 ODD_NAMES = ["-x", "a\nb", "a b#1%04d?", "Häuser 海", os.fsdecode(b"caf\xe9")]
 
@@ -71,6 +73,51 @@ def test_png(tmp_path: Path, dtype: str, shape: str, layout: str) -> None:
         assert isinstance(picture, PngImagePlugin.PngImageFile)
         assert picture.text == TEXT
         assert not {"gamma", "srgb", "icc_profile", "chromaticity", "dpi"} & set(picture.info)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("shape", [(2000, 333), (2000, 333, 3), (3, 90_000, 3), (1, 200_000)])
+def test_png_of_many_bands(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    """Rows that are filtered at different times, and rows longer than a band."""
+    smooth = np.add.outer(np.arange(shape[0]) * 3, np.arange(shape[1])).astype(dtype)
+    values = smooth if len(shape) == 2 else smooth[..., None] + np.arange(3).astype(dtype)
+    writers.write_png(tmp_path / "x.png", values, TEXT)
+    np.testing.assert_array_equal(by_opencv(tmp_path / "x.png"), values)
+    np.testing.assert_array_equal(
+        OpenImageIO.ImageBuf(str(tmp_path / "x.png")).get_pixels(dtype).reshape(shape), values
+    )
+
+
+def chunks(path: Path) -> list[tuple[bytes, int]]:
+    """Name and length of each chunk of a PNG."""
+    data, at, found = path.read_bytes(), 8, []
+    while at < len(data):
+        length, name = struct.unpack(">I4s", data[at : at + 8])
+        found.append((name, length))
+        at += 12 + length
+    return found
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2000, 1500), (3000, 2000, 3)])
+def test_no_chunk_of_pixels_is_empty(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Of equal rows the first bands are deflated to nothing that is ready yet."""
+    writers.write_png(tmp_path / "a.png", np.zeros(shape, np.uint8), {})
+    lengths = [length for name, length in chunks(tmp_path / "a.png") if name == b"IDAT"]
+    assert lengths
+    assert 0 not in lengths
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "indices"])
+def test_png_is_about_as_small_as_by_zlib(tmp_path: Path, kind: str) -> None:
+    photo = Image.open(PHOTO).convert("RGB")
+    values = np.asarray(photo if kind == "colour" else photo.convert("L"))
+    palette = None
+    if kind == "indices":
+        values, palette = values // 32, np.zeros((8, 3), np.uint8)
+    writers.write_png(tmp_path / "x.png", values, {}, palette)
+    Image.fromarray(values).save(tmp_path / "zlib.png", compress_level=1)
+    sizes = [(tmp_path / name).stat().st_size for name in ("x.png", "zlib.png")]
+    assert sizes[0] < 1.1 * sizes[1]
 
 
 @pytest.mark.parametrize("colours", [1, 2, 3, 16, 150, 256])
@@ -340,10 +387,7 @@ def test_several_threads_write_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", WRITE)
 def test_a_full_disk_is_told_wherever_the_file_is_cut(tmp_path: Path, kind: str) -> None:
-    """A real failure at the first byte, in the middle and at the last byte of a file.
-
-    OpenImageIO calls the last one a success: it does not look whether its buffer was written.
-    """
+    """A real failure at the first byte, in the middle and at the last byte of a file."""
     code = (
         "import pathlib, resource, sys\n"
         "from dmp_cli import errors; from tests import test_writers\n"

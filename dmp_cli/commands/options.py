@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from dmp_cli import plan
+from dmp_cli import plan, urls
 from dmp_cli.plan import (
     DTYPES,
+    ENGINES,
     EXR_COMPRESSIONS,
     EXR_LAYOUTS,
     FINALS,
@@ -20,6 +21,7 @@ from dmp_cli.plan import (
 
 MODEL = "Model (without a flag, as its entry in weights.toml says)"
 RUN, FILES, LOOKS, TALK = "How to run", "Files", "Looks", "Output"
+RESUME = "Going on, and giving up"
 THUMBNAIL = 400  # pixels of the long side on a contact sheet
 CAPTIONER = "Salesforce/blip-image-captioning-large"
 
@@ -51,11 +53,15 @@ def _colormaps() -> tuple[str, ...]:
 
 Inputs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="INPUT...", help="Files, folders, quoted patterns; - for a list."),
+    typer.Argument(
+        metavar="INPUT...", help="Files, folders, quoted patterns, s3:// or gs://; - for a list."
+    ),
 ]
 Output = Annotated[
-    Path, typer.Option("-o", "--output", help="Folder for the maps.", rich_help_panel=FILES)
-]
+    Path,
+    typer.Option("-o", "--output", help="Folder for the maps; s3:// and gs:// too.",
+                 metavar="FOLDER", parser=urls.folder, rich_help_panel=FILES),
+]  # fmt: skip
 FilesFrom = Annotated[
     str | None,
     typer.Option(help="File with a list of inputs, one a line; - for standard input.",
@@ -199,6 +205,51 @@ Size = Annotated[
     int | None,
     typer.Option(help="Short side in pixels that the network sees; 0: as it is.",
                  rich_help_panel=MODEL),
+]  # fmt: skip
+
+Checksum = Annotated[
+    bool,
+    typer.Option("--checksum", rich_help_panel=RESUME,
+                 help="Tell what is done by hashes of inputs and outputs, not by size and time."),
+]  # fmt: skip
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Predict also what is done.", rich_help_panel=RESUME),
+]
+RetryFailed = Annotated[
+    bool,
+    typer.Option("--retry-failed", rich_help_panel=RESUME,
+                 help="Try again what failed before, though nothing of it is changed."),
+]  # fmt: skip
+MaxErrors = Annotated[
+    int | None,
+    typer.Option(help="End after so many failed inputs.", metavar="N", min=1,
+                 rich_help_panel=RESUME),
+]  # fmt: skip
+FailFast = Annotated[
+    bool,
+    typer.Option("--fail-fast", help="End after the first failed input.", rich_help_panel=RESUME),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(help="Only a part of the inputs, the same every time: 2/8 is the second of "
+                 "eight; auto: by SLURM_ARRAY_TASK_ID, or RANK and WORLD_SIZE.",
+                 metavar="I/N|auto", rich_help_panel=RUN),
+]  # fmt: skip
+Devices = Annotated[
+    str | None,
+    typer.Option(help="Several devices, a process each: all, or CUDA numbers, as 0,1.",
+                 metavar="all|LIST", rich_help_panel=RUN),
+]  # fmt: skip
+Engine = Annotated[
+    str,
+    typer.Option(help="What runs it: local, or ray for a cluster.", metavar="local|ray",
+                 rich_help_panel=RUN, autocompletion=lambda: ENGINES),
+]  # fmt: skip
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="Of the cluster with --engine ray; without it, $RAY_ADDRESS, or a cluster "
+                 "of this machine for this run.", metavar="ADDRESS", rich_help_panel=RUN),
 ]  # fmt: skip
 
 Device = Annotated[

@@ -4,34 +4,68 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dmp_cli import __version__
+from dmp_cli import __version__, storage, urls
 from dmp_cli.commands.report import Talk, count, shown
 from dmp_cli.errors import ImageError
-from dmp_cli.jobs import SIDE_BY_SIDE, Glance, Movie, Result
+from dmp_cli.jobs import SIDE_BY_SIDE, Glance, Job, Movie, Result
 from dmp_cli.outputs.sheet import Page, Row
 from dmp_cli.plan import Plan
 from dmp_cli.weights import Recipe
+
+if TYPE_CHECKING:  # they need Pillow, which takes time that `dmp --help` has not
+    from dmp_cli.host import Host
+    from dmp_cli.inputs.video import Clips
 
 PAGE = "contact-sheet.html"
 
 
 def on_page(
-    results: Iterable[Result], output: Path, plan: Plan, chosen: list[Recipe]
+    results: Iterable[Result], output: Path, plan: Plan, chosen: list[Recipe], every: Iterable[Job]
 ) -> Iterator[Result]:
-    """The same results, each put on the page OUT/contact-sheet.html as it passes."""
-    first, look = chosen[0], plan.output
+    """The same results, each put on the page OUT/contact-sheet.html as it passes.
+
+    What was there already is shown by its files. The rows stand in the order of `every` job of the
+    run, whatever the order of the results.
+    """
+    from dmp_cli.host import completed
+    from dmp_cli.inputs.video import Clips
+
+    first, look, host = chosen[0], plan.output, completed(plan)
+    places = {(job.source, job.frame): place for place, job in enumerate(every)}
     facts = {
         "Model": first.model, "Settings": first.settings, "Depth range": str(look.range),
         "Normals": plan.axes, "Made by": f"dmp {__version__}",
     }  # fmt: skip
-    with Page(output / PAGE, output.resolve().name, plan.tasks, facts) as page:
+    with (
+        closing(Clips(plan.max_pixels)) as clips,
+        Page(output / PAGE, output.resolve().name, plan.tasks, facts) as page,
+    ):
         for result in results:
             if result.done:
-                page.add(_row(result))
+                place = places[result.job.source, result.job.frame]
+                page.add(_row(_with_glance(result, host, clips)), place)
             yield result
+
+
+def _with_glance(result: Result, host: "Host", clips: "Clips") -> Result:
+    """The result as it stands on the page: with all maps of its image that are there."""
+    from dmp_cli.engines import glances
+
+    job = result.job
+    there = job.targets if result.kept and not result.errors else job.there
+    if not there:
+        return result
+    glance = glances.completed(
+        host, clips, replace(job, targets=there), result.glance or Glance({})
+    )
+    whole = replace(job, targets={**job.targets, **there})
+    return replace(result, job=whole, made=(*result.made, *there), glance=glance)
 
 
 def _row(result: Result) -> Row:
@@ -76,17 +110,16 @@ def make(
         if talk.as_json:
             talk.output(json.dumps(record))
         elif not error:
-            talk.output(str(movie.target))
+            talk.output(urls.shown(movie.target))
     return failed
 
 
 def _encode(movie: Movie, pictures: list[Path], plan: Plan, fps: float | None) -> str:
     """Write the movie; returns why it could not be."""
-    from dmp_cli.inputs import clip
     from dmp_cli.outputs.movie import in_order, write
 
     try:
-        rate = Fraction(fps or (clip.describe(movie.source).rate if movie.is_clip else 24))
+        rate = Fraction(fps or (_rate(movie.source) if movie.is_clip else 24))
         text = _tags(movie, pictures[0], plan) if pictures else {}
         write(movie.target, in_order(pictures), rate, text)
     except ImageError as error:
@@ -94,11 +127,19 @@ def _encode(movie: Movie, pictures: list[Path], plan: Plan, fps: float | None) -
     return ""
 
 
+def _rate(source: Path) -> Fraction:
+    from dmp_cli.inputs import clip
+
+    with storage.fetched(source) as file:
+        return Fraction(clip.describe(file).rate)
+
+
 def _tags(movie: Movie, picture: Path, plan: Plan) -> dict[str, str]:
     """What a picture says of itself, without what is true of that picture alone."""
     from dmp_cli import mapfiles
 
-    text = mapfiles.text(picture)
+    with storage.fetched(picture) as file:
+        text = mapfiles.text(file)
     if plan.output.range in ("auto", "image"):
         text = {key: value for key, value in text.items() if key not in ("near", "far")}
     return {**text, "Source": Path(os.path.abspath(movie.source)).name}
@@ -106,9 +147,9 @@ def _tags(movie: Movie, picture: Path, plan: Plan) -> dict[str, str]:
 
 def _record(movie: Movie, error: str, notes: list[str], seconds: float) -> dict[str, object]:
     """With the keys that the record of an input has."""
-    made = {"task": movie.task, "format": "mp4", "path": str(movie.target)}
+    made = {"task": movie.task, "format": "mp4", "path": urls.shown(movie.target)}
     return {
-        "input": str(movie.source),
+        "input": urls.shown(movie.source),
         "status": "failed" if error else "done",
         "outputs": [] if error else [made],
         "errors": [error] if error else [],

@@ -1,7 +1,12 @@
 """The words of options -> values; what makes no sense is refused with what is known."""
 
+import os
+import re
+
+from dmp_cli import shards
 from dmp_cli.errors import UsageError
 from dmp_cli.plan import FORMATS, RANGES, Output
+from dmp_cli.shards import Shard
 
 
 def one_of(flag: str, word: str, words: tuple[str, ...]) -> str:
@@ -99,3 +104,48 @@ def background(text: str) -> tuple[int, int, int]:
     from dmp_cli.images import parse_background
 
     return parse_background(text)
+
+
+def ray_address(text: str | None, engine: str) -> None:
+    """UsageError for an address without the engine that it is for."""
+    if text is not None and engine != "ray":
+        raise UsageError(f"--ray-address {text}: is for --engine ray", "add --engine ray")
+
+
+def devices(text: str, device: str, dtype: str, engine: str) -> tuple[str, ...]:
+    """The devices of a run over several, each as device.py names it, or `all` alone.
+
+    UsageError for what is no device, and beside options that say otherwise.
+    """
+    if engine != "local":
+        raise UsageError(f"--devices {text}: --engine {engine} finds its devices itself",
+                         "leave out one of them")  # fmt: skip
+    if device != "auto":
+        raise UsageError(f"--devices {text} and --device {device}", "leave out one of them")
+    words = [word.strip() for word in text.split(",")]
+    if words == ["all"]:
+        return ("all",)
+    names = tuple(f"cuda:{int(word)}" if word.isdecimal() else word for word in words)
+    for word, name in zip(words, names, strict=True):
+        if not re.fullmatch(r"cpu|mps|cuda:\d+", name):
+            raise UsageError(f"--devices {text}: {word!r} is no device",
+                             "give all alone, or numbers of CUDA devices, as 0,1")  # fmt: skip
+    if dtype == "auto" and len({name.partition(":")[0] for name in names}) > 1:
+        raise UsageError(
+            f"--devices {text}: by themselves these take different precisions, and so would "
+            "the maps of one run", "name one: --dtype fp32"
+        )  # fmt: skip
+    return names
+
+
+def shard(text: str | None, look: Output, video: bool) -> Shard | None:
+    """The part of the inputs that a run takes; UsageError if something needs all of them."""
+    found = shards.parse(text, os.environ)
+    if found and (look.range == "run" or look.thumbnail or video):
+        what = "--video" if video else "--contact-sheet" if look.thumbnail else "--range run"
+        raise UsageError(
+            f"--shard {text}: {what} needs all inputs, and a part does not have them",
+            "name the range: --range LO,HI" if what == "--range run" else f"leave out {what}; "
+            "once all parts are done, the command without --shard makes it",
+        )  # fmt: skip
+    return found

@@ -7,14 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
 
+from dmp_cli import urls
 from dmp_cli.errors import ResourceError
 from dmp_cli.jobs import Result
+
+_LONGEST = 4096  # characters of a path, on Linux
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,7 @@ class Talk:
 
     def fail(self, text: str) -> None:
         """A line that is always shown."""
-        try:
-            tqdm.write(f"dmp: {plain(text)}", file=sys.stderr)
-        except BrokenPipeError:
-            _send_nowhere(sys.stderr)
+        complain(f"dmp: {plain(text)}")
 
     def output(self, text: str) -> None:
         """A result. Once nobody reads standard output, the run goes on without it.
@@ -62,6 +62,17 @@ class Talk:
             raise ResourceError(why, "make room or send it elsewhere, then run it again") from error
 
 
+def complain(line: str) -> None:
+    """A line on standard error. Once that cannot be written, the run goes on without it.
+
+    A log lies on the disk that is full, a terminal is closed: neither says anything of the maps.
+    """
+    try:
+        tqdm.write(line, file=sys.stderr)
+    except OSError:
+        _send_nowhere(sys.stderr)
+
+
 def _send_nowhere(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -76,8 +87,13 @@ def plain(text: str) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as one line: names with control characters or broken bytes are escaped."""
-    text = str(path)
+    """A path as one line: names with control characters or broken bytes are escaped.
+
+    Of one that is longer than any can be, the ends.
+    """
+    text = urls.shown(path)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
     return text if text.isprintable() else repr(text)
 
 
@@ -86,35 +102,75 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def follow(results: Iterable[Result], total: int, talk: Talk) -> int:
+@dataclass
+class Tally:
+    """How far a run is."""
+
+    total: int
+    seen: int = 0  # of which the result is known
+    kept: int = 0  # of those, the ones that were there already
+    maps: int = 0
+    failed: Counter[str] = field(default_factory=Counter)  # by input, a clip once
+    start: float = field(default_factory=time.monotonic)
+
+    def add(self, result: Result) -> None:
+        """Count a result."""
+        self.seen += 1
+        if result.errors:
+            self.failed[shown(result.job.source)] += 1
+        if not result.kept:
+            self.maps += len(result.maps)
+        elif not result.errors:
+            self.kept += 1
+
+    @property
+    def rate(self) -> float:
+        """Images a second that this run made."""
+        done = self.seen - self.kept - self.failed.total()
+        return done / max(time.monotonic() - self.start, 1e-3)
+
+    def __str__(self) -> str:
+        failed = f", {self.failed.total()} failed" if self.failed else ""
+        rate, left = self.rate, self.total - self.seen
+        ahead = f", {rate:.2f} images/s, {duration(left / rate)} left" if rate and left else ""
+        return f"{self.seen} of {count(self.total, 'image')}{failed}{ahead}"
+
+
+def duration(seconds: float) -> str:
+    """`3 h 20 min`, `5 min`, `12 s`: a time as one says it."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def follow(results: Iterable[Result], tally: Tally, talk: Talk) -> int:
     """Print results as they come, move the bar, sum up; returns how many inputs failed."""
-    start = time.monotonic()
-    failed: Counter[str] = Counter()
-    seen = maps = 0
+    total = tally.total
     hidden = None if talk.progress and not talk.quiet else True
     bar = tqdm(total=total, unit="image", file=sys.stderr, disable=hidden, dynamic_ncols=True)
-    try:
-        with bar:
-            for result in results:
-                if not result.done:
-                    bar.update()
-                    continue
-                if bar.n == total:  # all have been seen once: now they are finished
-                    bar.reset()
-                    bar.update(seen)
-                _tell(result, talk)
-                failed[shown(result.job.source)] += bool(result.errors)
-                maps += len(result.maps)
-                seen += 1
+    with bar:
+        for result in results:
+            if not result.done:
                 bar.update()
-    except KeyboardInterrupt:
-        talk.fail(f"interrupted after {seen} of {count(total, 'image')}; each map there is whole")
-        raise
-    seconds, done = time.monotonic() - start, seen - failed.total()
-    rate = f" ({done / max(seconds, 1e-3):.2f} images/s)" if done else ""
-    talk.note(f"{done} of {count(total, 'image')}, {count(maps, 'map')} in {seconds:.1f} s{rate}")
-    _sum_up(+failed, total, talk)
-    return failed.total()
+                continue
+            if bar.n == total:  # all have been seen once: now they are finished
+                bar.reset()
+                bar.update(tally.seen)
+            tell(result, talk)
+            tally.add(result)
+            bar.update()
+    seconds = time.monotonic() - tally.start
+    failed = tally.failed.total()
+    made = tally.seen - tally.kept - failed
+    rate = f" ({tally.rate:.2f} images/s)" if made else ""
+    there = f", {tally.kept} of them there already" if tally.kept else ""
+    talk.note(
+        f"{tally.seen - failed} of {count(total, 'image')}{there}, "
+        f"{count(tally.maps, 'map')} in {seconds:.1f} s{rate}"
+    )
+    _sum_up(tally.failed, total, talk)
+    return failed
 
 
 def _sum_up(failed: Counter[str], total: int, talk: Talk) -> None:
@@ -126,29 +182,36 @@ def _sum_up(failed: Counter[str], total: int, talk: Talk) -> None:
     talk.fail(f"{failed.total()} of {total} failed: {', '.join(named[:10])}{more}")
 
 
-def _tell(result: Result, talk: Talk) -> None:
+def tell(result: Result, talk: Talk) -> None:
+    """Print a result: what was written, what failed, what is odd."""
     for text in result.notes:
         talk.note(f"{shown(result.job.source)}: {text}")
-    for text in result.errors:
+    for text in _errors(result):
         talk.fail(f"failed: {shown(result.job.source)}: {text}")
     _print(result, talk)
 
 
+def _errors(result: Result) -> list[str]:
+    before = " (as before; --retry-failed tries it again)" if result.kept else ""
+    return [error + before for error in result.errors]
+
+
 def _print(result: Result, talk: Talk) -> None:
     if not talk.as_json:
-        for path in result.written:
-            talk.output(str(path))
+        for path in () if result.kept else result.written:
+            talk.output(urls.shown(path))
         return
+    files = {**result.job.there, **{key: result.job.targets[key] for key in result.made}}
     frame = {} if result.job.frame is None else {"frame": result.job.frame + 1}
     record = {
-        "input": str(result.job.source),
+        "input": urls.shown(result.job.source),
         **frame,
-        "status": "failed" if result.errors else "done",
+        "status": "failed" if result.errors else "kept" if result.kept else "done",
         "outputs": [
-            {"task": task, "format": form, "path": str(result.job.targets[task, form])}
-            for task, form in result.made
+            {"task": task, "format": form, "path": urls.shown(path)}
+            for (task, form), path in files.items()
         ],
-        "errors": list(result.errors),
+        "errors": _errors(result),
         "notes": list(result.notes),
         "seconds": round(result.seconds, 4),
     }

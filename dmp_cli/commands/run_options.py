@@ -1,10 +1,11 @@
 """The options that all commands share which predict: a dataclass, and what makes it a command."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from copy import copy
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
-from typing import Any
+from typing import Annotated, Any, get_args
 
 from dmp_cli.commands import options as opt
 from dmp_cli.commands import parse
@@ -49,6 +50,15 @@ class RunOptions:
     device: opt.Device = "auto"
     dtype: opt.Dtype = "auto"
     batch: opt.Batch = "auto"
+    shard: opt.Shard = None
+    devices: opt.Devices = None
+    engine: opt.Engine = "local"
+    ray_address: opt.RayAddress = None
+    checksum: opt.Checksum = False
+    overwrite: opt.Overwrite = False
+    retry_failed: opt.RetryFailed = False
+    max_errors: opt.MaxErrors = None
+    fail_fast: opt.FailFast = False
     colormap: opt.Colormap = "Spectral"
     invert: opt.Invert = False
     range: opt.Range = "auto"
@@ -66,6 +76,12 @@ class RunOptions:
         """How much is to be said, and how."""
         end = "\0" if self.print0 else "\n"
         return Talk(self.quiet, self.verbose, self.progress, self.json, end)
+
+    def each_device(self) -> tuple[str, ...]:
+        """The devices of --devices; none without it. UsageError as parse.devices."""
+        if self.devices is None:
+            return ()
+        return parse.devices(self.devices, self.device, self.dtype, self.engine)
 
     def plan(self, tasks: tuple[str, ...], merged: bool = False) -> Plan:
         """The plan for these tasks; UsageError for an option that makes no sense."""
@@ -85,17 +101,32 @@ class RunOptions:
             merged=merged, side_by_side=self.side_by_side,
             thumbnail=opt.THUMBNAIL if self.contact_sheet else 0,
         )  # fmt: skip
+        first = next(iter(self.each_device()), self.device)
         return Plan(
             tasks=tasks, model=self.model, weights=self.weights, settings=settings,
-            device=self.device, dtype=self.dtype, batch=parse.batch(self.batch),
-            max_pixels=self.max_pixels, axes=self.normals, classes=self.classes,
+            device="cuda" if first == "all" else first, dtype=self.dtype,
+            batch=parse.batch(self.batch), max_pixels=self.max_pixels, axes=self.normals,
+            classes=self.classes,
             background=parse.background(self.background),
             exposure=parse.exposure(self.exposure), output=output,
         )  # fmt: skip
 
 
-def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`command(..., options: RunOptions)` as a command that has each field as an option."""
+def _unlisted(annotation: Any) -> Any:
+    """An annotated option as one that `--help` does not list."""
+    kind, option = get_args(annotation)
+    unlisted = copy(option)
+    unlisted.hidden = True
+    return Annotated[kind, unlisted]
+
+
+def with_run_options(
+    command: Callable[..., None], hidden: Container[str] = ()
+) -> Callable[..., None]:
+    """`command(..., options: RunOptions)` as a command that has each field as an option.
+
+    Fields that are `hidden` are not in its `--help`: those that it refuses by name.
+    """
     own = [
         row.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for row in inspect.signature(command).parameters.values()
@@ -103,7 +134,8 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
     spread = [
         inspect.Parameter(
-            row.name, inspect.Parameter.KEYWORD_ONLY, annotation=row.type,
+            row.name, inspect.Parameter.KEYWORD_ONLY,
+            annotation=_unlisted(row.type) if row.name in hidden else row.type,
             default=inspect.Parameter.empty if row.default is MISSING else row.default,
         )
         for row in fields(RunOptions)

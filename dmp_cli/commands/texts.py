@@ -18,6 +18,7 @@ from dmp_cli.files import in_words
 from dmp_cli.jobs import Job
 from dmp_cli.plan import Plan
 from dmp_cli.prompts import Found
+from dmp_cli.urls import url_of
 from dmp_cli.weights import completed, recipes
 
 
@@ -28,8 +29,18 @@ def find(todo: list[Job], options: RunOptions) -> Found:
     """
     if options.caption_model != opt.CAPTIONER and not options.caption:
         raise UsageError("--caption-model is of no use alone", "add --caption")
+    if options.caption and url_of(options.output):
+        raise UsageError(
+            f"--caption adds to a file line by line: {shown(options.output)} takes whole ones",
+            "caption into a folder, then use --prompt-from there",
+        )
     if options.prompt_from is None:
         return Found(todo, "", "")
+    if away := next(filter(url_of, (job.source for job in todo)), None):
+        raise UsageError(
+            f"--prompt-from looks beside images, and not beside {shown(away)}",
+            "copy the images here, or give one --prompt for all",
+        )
     found = prompts.find(todo, options.prompt_from)
     if not options.caption:
         prompts.require_some(found)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmp_cli import storage
 from dmp_cli.errors import ImageError
 from dmp_cli.inputs import clip
 
@@ -21,6 +22,7 @@ Array = NDArray[Any]
 
 _OPEN = 4  # clips at a time
 _KEPT = 8  # frames of each that were passed, which other threads may yet ask for
+_PATIENCE = 2.0  # seconds for a thread that still decodes when all is closed
 _FAR = 100  # frames to decode before it is worth looking for a nearer key frame
 
 # ITU-T H.273 numbers of matrices and transfer curves, and what libswscale calls them
@@ -100,6 +102,7 @@ class _Decoder:
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.done = False  # the last frame is reached, and no frame before it is kept
         self._path, self._max_pixels = path, max_pixels
+        self._file: Path | None = None  # that path, or what is fetched of it
         self._lock = threading.Lock()
         self._index: clip.Index | None = None
         self._kept: OrderedDict[int, VideoFrame | None] = OrderedDict()
@@ -110,22 +113,35 @@ class _Decoder:
     def frame(self, number: int) -> "VideoFrame":
         """The decoded frame; ImageError as `Clips.frame`."""
         with self._lock:
-            index = self._index = self._index or clip.survey(self._path, self._max_pixels)
+            file = self._file = self._file or storage.hold(self._path)
+            index = self._index = self._index or clip.survey(file, self._max_pixels)
             if not 0 <= number < index.count:
                 raise ImageError(f"frame {number + 1}: the clip has {index.count}")
             found = self._kept.pop(number) if number in self._kept else self._reach(number, index)
             if self._next == index.count:
                 self._stop()
                 self.done = not self._kept
+                if self.done:
+                    self._let_go()
         if found is None:
             raise ImageError(f"frame {number + 1} cannot be decoded: the clip is damaged there")
         return found
 
     def close(self) -> None:
-        """Give back the file and the frames."""
-        with self._lock:
+        """Give back the file and the frames, unless a thread hangs while it reads them."""
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return
+        try:
             self._stop()
             self._kept.clear()
+            self._let_go()
+        finally:
+            self._lock.release()
+
+    def _let_go(self) -> None:
+        if self._file:
+            storage.release(self._path)
+        self._file = None
 
     def _reach(self, number: int, index: clip.Index) -> "VideoFrame | None":
         """Decode on to a frame; one that is behind, or far ahead, from the key frame before it."""
@@ -141,7 +157,7 @@ class _Decoder:
 
     def _start(self, number: int, index: clip.Index) -> None:
         self._stop()
-        self._container = clip.opened(self._path)
+        self._container = clip.opened(self._file or self._path)
         # against a size that grows within the clip; decoders ask with both sides rounded up
         options = {"max_pixels": str(2 * self._max_pixels + 2**16)}
         clip.video(self._container).codec_context.options = options

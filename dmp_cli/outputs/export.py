@@ -54,7 +54,8 @@ def span(task: Task, values: Array) -> Span | None:
     percentiles = depth_range(values) if task.metres else None
     if percentiles is None:
         return None
-    known = values[np.isfinite(values)]
+    finite = np.isfinite(values)
+    known = values if finite.all() else values[finite]
     return Span(*percentiles, float(known.min()), float(known.max()))
 
 
@@ -126,7 +127,9 @@ def layer(task: Task, values: Array, layout: str) -> tuple[Layer, list[str]]:
     kind = _kind(task, layout)
     with np.errstate(over="ignore"):
         stored = values.astype(KINDS[kind])
-    planes = [stored[..., i] for i in range(3)] if values.ndim == 3 else [stored] * len(names)
+    planes = [stored] * len(names)
+    if values.ndim == 3:  # each by itself, as it will be written: no copies are made of it then
+        planes = [np.ascontiguousarray(stored[..., i]) for i in range(3)]
     told = []
     if kind == "half":
         over = int((np.isfinite(values) & np.isinf(stored)).sum())
@@ -157,6 +160,7 @@ def remarks(task: Task, values: Array) -> list[str]:
     finite = np.isfinite(values)
     if not finite.all():
         return [f"{task.name}: {int((~finite).sum())} of {values.size} values are not finite"]
-    if (values == values[:1, :1]).all():
+    first = values[:1, :1]  # a row before all: most maps differ within it
+    if (values[:1] == first).all() and (values == first).all():
         return [f"{task.name}: every pixel has the same value"]
     return []

@@ -14,9 +14,10 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmp_cli import files, images
+from dmp_cli import files, images, storage
 from dmp_cli.errors import ImageError
 from dmp_cli.inputs import clip
+from dmp_cli.urls import shown
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -58,16 +59,16 @@ def write(
     try:
         files.write(path, save)
     except av.FFmpegError as error:  # those of the disk are OSError and told by files.write
-        raise ImageError(f"{path} cannot be written: {clip.reason(error)}") from error
+        raise ImageError(f"{shown(path)} cannot be written: {clip.reason(error)}") from error
 
 
 def _of_one_size(pictures: Iterable[Array | Path]) -> Iterator[Array]:
     """Each picture as uint8 [H, W, 3]; ImageError for the first that differs from those before."""
     size = None
     for number, picture in enumerate(pictures, 1):
-        name = picture if isinstance(picture, Path) else f"picture {number}"
+        name = shown(picture) if isinstance(picture, Path) else f"picture {number}"
         try:
-            rgb = images.read(picture, _MAX_PIXELS).rgb if isinstance(picture, Path) else picture
+            rgb = _read(picture) if isinstance(picture, Path) else picture
         except ImageError as error:
             raise ImageError(f"{name}: {error}", error.hint) from error
         size = size or rgb.shape
@@ -79,6 +80,11 @@ def _of_one_size(pictures: Iterable[Array | Path]) -> Iterator[Array]:
         yield rgb
     if size is None:
         raise ImageError("no picture to make a movie of")
+
+
+def _read(picture: Path) -> Array:
+    with storage.fetched(picture) as file:
+        return images.read(file, _MAX_PIXELS).rgb
 
 
 def _encode(

@@ -22,6 +22,7 @@ from dmp_cli import files, marks
 from dmp_cli.classes import ade20k
 from dmp_cli.errors import ResourceError
 from dmp_cli.tasks import TASKS
+from dmp_cli.urls import shown, url_of
 
 INPUT = "input"  # the first column
 PER_PAGE = 200  # images
@@ -48,21 +49,24 @@ class Row:
     error: str = ""
 
 
-@dataclass
-class _Part:
-    """The rows of one page, as they lie in the spool."""
+@dataclass(frozen=True, slots=True)
+class _Spooled:
+    """A row, as it lies in the spool but for its number."""
 
+    place: int  # among all rows
     start: int
-    rows: int = 0
-    classes: Counter[int] = field(default_factory=Counter)  # id -> images that show it
+    size: int  # bytes
+    failed: bool
+    classes: tuple[int, ...]  # that it shows
 
 
 class Page:
     """Rows in, pages out: `path`, then `path` with -2, -3 ... once there are `per_page` rows.
 
-    Rows are kept in a temporary file without a name, so that memory is bounded and a header can
-    say how many there are. The pages appear when the context is left without an exception; else
-    what stood there before is left alone. ResourceError or ImageError if they cannot be written.
+    Rows are kept in a temporary file without a name, so that they may come in any order, memory is
+    bounded (100 bytes a row) and a header can say how many there are. The pages appear when the
+    context is left without an exception; else what stood there before is left alone. ResourceError
+    or ImageError if they cannot be written.
     """
 
     def __init__(
@@ -75,16 +79,14 @@ class Page:
     ) -> None:
         self.path, self.title, self.facts, self.per_page = path, title, facts, per_page
         self.columns = (INPUT, *columns)
-        self._parts = [_Part(0)]
-        self._rows = 0
-        self._failed: list[int] = []  # numbers of rows
+        self._rows: list[_Spooled] = []
 
     def __enter__(self) -> Self:
         with self._told():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._spool = tempfile.TemporaryFile(
-                dir=self.path.parent, prefix=".dmp-", suffix=".part"
-            )
+            beside = self.path.parent if url_of(self.path) is None else None
+            if beside:
+                beside.mkdir(parents=True, exist_ok=True)
+            self._spool = tempfile.TemporaryFile(dir=beside, prefix=".dmp-", suffix=".part")
         return self
 
     def __exit__(
@@ -97,24 +99,25 @@ class Page:
             if kind is None:
                 self._finish()
 
-    def add(self, row: Row) -> None:
-        """Write a row; ResourceError if the disk is full."""
-        if self._parts[-1].rows == self.per_page:
-            self._parts.append(_Part(self._spool.tell()))
-        self._rows += 1
-        if row.error:
-            self._failed.append(self._rows)
+    def add(self, row: Row, place: int | None = None) -> None:
+        """Write a row; ResourceError if the disk is full.
+
+        On the pages rows are in the order of their places; without one, it comes after those that
+        are there.
+        """
+        data = self._row(row).encode()
+        start = self._rows[-1].start + self._rows[-1].size if self._rows else 0
         with self._told():
-            self._spool.write(self._row(row).encode())
+            self._spool.write(data)
             self._spool.flush()  # a full disk is told now
-        part = self._parts[-1]
-        part.rows += 1
-        part.classes.update(dict.fromkeys(row.classes, 1))
+        place = len(self._rows) if place is None else place
+        failed, classes = bool(row.error), tuple(row.classes)
+        self._rows.append(_Spooled(place, start, len(data), failed, classes))
 
     # Rows ---------------------------------------------------------------------------------
 
     def _row(self, row: Row) -> str:
-        head = f'<tr id="r{self._rows}"><th scope="row">{self._cell(row, INPUT)}'
+        head = f'<th scope="row">{self._cell(row, INPUT)}'
         head += f'<span class="name">{_text(row.name)}</span>{_notes(row)}'
         maps = [column in row.pictures for column in self.columns[1:]]
         if row.error and not any(maps):
@@ -147,28 +150,37 @@ class Page:
 
     def _finish(self) -> None:
         template = resources.files("dmp_cli.outputs").joinpath("sheet.html").read_text("utf-8")
+        self._rows.sort(key=lambda row: row.place)
         # the first page last: it never leads to pages that are not there
-        for number in range(len(self._parts), 0, -1):
+        for number in range(self._pages, 0, -1):
             before, after = template.split("$rows")
             save = partial(
                 self._save, number, self._fill(before, number), self._fill(after, number)
             )
             files.write(self._file(number), save)
-        self._remove_older(len(self._parts) + 1)
+        self._remove_older(self._pages + 1)
+
+    @property
+    def _pages(self) -> int:
+        return max(ceil(len(self._rows) / self.per_page), 1)
+
+    def _on(self, number: int) -> list[_Spooled]:
+        """The rows of a page."""
+        return self._rows[(number - 1) * self.per_page : number * self.per_page]
 
     def _file(self, number: int) -> Path:
         return _page(self.path, number)
 
     def _save(self, number: int, before: str, after: str, file: IO[bytes]) -> None:
-        ends = [part.start for part in self._parts[1:]] + [self._spool.seek(0, os.SEEK_END)]
-        left = ends[number - 1] - self._spool.seek(self._parts[number - 1].start)
         file.write(before.encode())
-        while left:
-            left -= file.write(self._spool.read(min(left, 1 << 20)))
+        for row, spooled in enumerate(self._on(number), (number - 1) * self.per_page + 1):
+            self._spool.seek(spooled.start)
+            file.write(b'<tr id="r%d">' % row + self._spool.read(spooled.size))
         file.write(after.encode())
 
     def _fill(self, text: str, number: int) -> str:
-        page = f" ({number} of {len(self._parts)})" if len(self._parts) > 1 else ""
+        page = f" ({number} of {self._pages})" if self._pages > 1 else ""
+        seen = Counter(one for row in self._on(number) for one in row.classes)
         return Template(text).substitute(
             title=_text(self.title) + page,
             heading=_text(self.title),
@@ -180,20 +192,22 @@ class Page:
                 for key, value in self.facts.items()
             ),
             pages=self._pager(number),
-            legend=_legend(self._parts[number - 1].classes),
+            legend=_legend(seen),
         )
 
     def _counts(self, number: int) -> str:
-        text = "1 image" if self._rows == 1 else f"{self._rows} images"
-        if not self._failed:
+        rows = len(self._rows)
+        text = "1 image" if rows == 1 else f"{rows} images"
+        failed = [row for row, spooled in enumerate(self._rows, 1) if spooled.failed]
+        if not failed:
             return text
-        first = self._failed[0]
+        first = failed[0]
         page = (first - 1) // self.per_page + 1
         where = "" if page == number else quote(self._file(page).name)
-        return f'{text}, <a class="failures" href="{where}#r{first}">{len(self._failed)} failed</a>'
+        return f'{text}, <a class="failures" href="{where}#r{first}">{len(failed)} failed</a>'
 
     def _pager(self, number: int) -> str:
-        last = len(self._parts)
+        last = self._pages
         if last == 1:
             return ""
         near = sorted({1, last, *range(max(number - 2, 1), min(number + 2, last) + 1)})
@@ -208,7 +222,7 @@ class Page:
         """Pages of an earlier run that had more of them."""
         with self._told():
             while marks.is_page(old := self._file(number)):
-                old.unlink()
+                files.remove(old)
                 number += 1
 
     @contextmanager
@@ -217,7 +231,9 @@ class Page:
             yield
         except OSError as error:
             hint = "free some space or check the folder, then run it again"
-            raise ResourceError(f"{self.path} cannot be written: {error.strerror}", hint) from error
+            raise ResourceError(
+                f"{shown(self.path)} cannot be written: {error.strerror}", hint
+            ) from error
 
 
 def pages(path: Path, rows: int) -> list[Path]:

@@ -1,0 +1,1 @@
+"""Faults made on purpose, and what `dmp`, run as a process, does about each."""
