@@ -65,6 +65,7 @@ GROUPS = (
     },
     {"matching", "answers", "inventory", "publishing.release", "importing.wishes"},
     {"host"},
+    {"deciding"},
     {"resume"},
     {"predict", "evaluate", "survey", "publishing.card", "importing.run"},
     {"engines.__init__", "engines.stream", "publishing.upload"},

@@ -51,7 +51,7 @@ def test_a_card_that_is_not_there_is_refused(machine: pytest.MonkeyPatch) -> Non
     with_cuda(machine)
     with pytest.raises(ResourceError, match="there are 2 CUDA devices"):
         device.choose("cuda:2")
-    with pytest.raises(ResourceError, match="^--devices cuda:2: ") as raised:
+    with pytest.raises(ResourceError, match="--devices cuda:2: ") as raised:
         device.several(("cuda:0", "cuda:2"))
     assert raised.value.hint == "count from 0, or take --devices all"
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from dmp_cli import digests, host, hub, jobs, manifest, marks, resume
+from dmp_cli.deciding import Deciding, is_unknown
 from dmp_cli.jobs import Job, Result
 from dmp_cli.manifest import Manifest
 from dmp_cli.plan import FORMATS, Output, Plan, Settings
-from dmp_cli.resume import Asked, Deciding, Left
+from dmp_cli.resume import Asked, Left
 from dmp_cli.sources import Source
 from tests.conftest import TASKS, Dmp, write_image, write_weights
 
@@ -506,7 +507,7 @@ def test_a_backbone_on_a_branch_is_known_once_it_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str, here: bool, unknown: bool
 ) -> None:
     monkeypatch.setattr(hub, "snapshot", lambda *_: tmp_path if here else None)
-    assert resume.is_unknown(Source(repo="org/sd", revision=revision)) == unknown
+    assert is_unknown(Source(repo="org/sd", revision=revision)) == unknown
 
 
 def test_what_failed_by_the_moment_is_tried_again(folder: Folder) -> None:

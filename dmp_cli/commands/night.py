@@ -30,7 +30,8 @@ from dmp_cli.urls import url_of
 from dmp_cli.weights import Recipe, completed, stands_in_for
 
 if TYPE_CHECKING:  # it needs Pillow, which takes time that `dmp --help` has not
-    from dmp_cli.resume import Deciding, Left
+    from dmp_cli.deciding import Deciding
+    from dmp_cli.resume import Left
 
 Stream = Callable[..., Iterator[Result]]  # of engines.local.stream, bound to a network
 
@@ -84,7 +85,8 @@ def dry(run: Run, found: Found) -> "Left":
 
 def _fresh(run: Run, found: Found) -> Rest:
     from dmp_cli import host
-    from dmp_cli.resume import Deciding, Left
+    from dmp_cli.deciding import Deciding
+    from dmp_cli.resume import Left
 
     prepare(run)
     todo = texts.complete(found, run.plan, run.options, run.talk)
@@ -122,7 +124,8 @@ def _same_weights(one: Rest, other: Rest) -> bool:
 
 def _sorted(run: Run, todo: list[Job], past: Past, known: Mapping[str, Hashed]) -> Rest:
     from dmp_cli import host, resume
-    from dmp_cli.resume import Asked, Deciding
+    from dmp_cli.deciding import Deciding
+    from dmp_cli.resume import Asked
 
     options = run.options
     deciding = Deciding.of(host.completed(run.plan), todo, known)
@@ -132,7 +135,7 @@ def _sorted(run: Run, todo: list[Job], past: Past, known: Mapping[str, Hashed]) 
 
 def _unknown(run: Run) -> bool:
     """Whether weights have to be fetched before it is known what decides the outputs."""
-    from dmp_cli.resume import is_unknown
+    from dmp_cli.deciding import is_unknown
 
     backbone = run.chosen[0].backbone
     return any(missing(recipe.lora) for recipe in run.chosen) or is_unknown(backbone)

@@ -28,7 +28,7 @@ from dmp_cli.signals import Interrupted
 from dmp_cli.weights import recipes
 
 if TYPE_CHECKING:  # it needs Pillow, which takes time that `dmp --help` has not
-    from dmp_cli.resume import Deciding
+    from dmp_cli.deciding import Deciding
 
 _SOON, _LATE = 0.2, 2.0  # seconds between looks
 _SHARE = 10  # of the time, at most a tenth is spent on looking
@@ -105,7 +105,8 @@ def _check(options: RunOptions, folders: list[str]) -> None:
 
 def _watch(run: Run, roots: list[Path]) -> None:
     from dmp_cli import host
-    from dmp_cli.resume import Deciding, Left
+    from dmp_cli.deciding import Deciding
+    from dmp_cli.resume import Left
 
     talk, out = run.talk, run.options.output
     night.prepare(run)
