@@ -37,7 +37,8 @@ VICTIMS = {
     "devices": {"SIGKILL": 50, "worker": 25, "SIGTERM": 25},
     "ray": {"SIGKILL": 60, "worker": 20, "SIGTERM": 20},
 }
-WORKER = {"devices": re.compile("spawn_main"), "ray": re.compile("^ray::")}
+# Without Ray's own agents: a node ends with them, and the run with its only node
+WORKER = {"devices": re.compile("spawn_main"), "ray": re.compile(r"^ray::(?!\w*Agent)")}
 OPTIONS = ["--model", "demo", "--size", "64", "--steps", "1", "--format", "png,exr"]
 MOST = 8  # kills on one output folder
 LONG = 300.0  # seconds after which a process hangs

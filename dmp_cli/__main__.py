@@ -2,21 +2,29 @@
 
 import atexit
 import os
+import signal
 import sys
 from contextlib import suppress
 
-from dmp_cli.cli import main as command
+from dmp_cli.signals import Interrupted, heed_early
 
 
 def main() -> None:
     """Run `dmp`, and end the process as soon as all of it is done."""
+    heed_early()
     try:
+        from dmp_cli.cli import main as command  # a signal may come within that already
+
         command()
     except SystemExit as end:
         if "torch" in sys.modules and isinstance(end.code, int | None):
             atexit._run_exitfuncs()
             _leave(end.code or 0)
         raise
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Interrupted as stopped:
+        sys.exit(stopped.exit_code)
 
 
 def _leave(code: int) -> None:

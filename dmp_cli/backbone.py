@@ -97,7 +97,8 @@ class Backbone:
         no bit of them changes. Takes twice their memory for the time.
         """
         kept = self._dtype, self._layout
-        whole = torch.float32, _layout(self.placement.device, torch.float32)
+        exact = self.placement.device.type == "cpu"
+        whole = torch.float32, torch.contiguous_format if exact else torch.channels_last
         before = {id(held): held.dtype for held in self._held()}
         try:
             self._dtype, self._layout = whole
@@ -213,7 +214,7 @@ class Backbone:
 def _layout(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
     """channels_last is faster, but on the CPU torch's GroupNorm for it loses up to 1e-3 in fp32."""
     exact = device.type == "cpu" and dtype == torch.float32
-    return torch.contiguous_format if exact else torch.channels_last
+    return torch.preserve_format if exact else torch.channels_last
 
 
 def _as(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:

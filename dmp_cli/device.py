@@ -97,7 +97,8 @@ def out_of_memory(error: Exception) -> bool:
     """Whether memory ran out: CUDA has a class for it, the CPU and MPS say it in words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # of cuBLAS, cuDNN
+    # of CUDA and the CPU; of the CPU; of cuBLAS and cuDNN; of oneDNN, for a primitive, a memory
+    said = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED", "could not create a")
     return any(words in str(error) for words in said)
 
 

@@ -194,6 +194,7 @@ class Manifest:
         if not self._whole:  # what a kill or a full disk left of a line stays apart
             data = b"\n" + data
         try:
+            self._require_there()
             written = os.write(self._file, data)
         except OSError as error:
             raise self._error(error) from error
@@ -204,6 +205,16 @@ class Manifest:
             )
         if self._away and time.monotonic() >= self._due:
             self._upload()
+
+    def _require_there(self) -> None:
+        """ResourceError if the file is no longer that of its name: then nothing would be found.
+
+        That is so when the output folder was moved, deleted or unmounted.
+        """
+        if not os.path.samestat(os.fstat(self._file), self._here.stat()):
+            raise ResourceError(
+                f"{self._here} is another file now", "was the folder moved? then run it again"
+            )
 
     def _error(self, error: OSError) -> ResourceError:
         return ResourceError(

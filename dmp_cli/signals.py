@@ -18,6 +18,20 @@ class Interrupted(BaseException):
         self.exit_code = 128 + number
 
 
+def heed_early() -> None:
+    """From now on SIGTERM ends the program in order, as SIGINT does, unless it is ignored."""
+    pid = os.getpid()
+
+    def take(number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() != pid:  # a fork, which has nothing to put in order
+            leave(128 + number)
+        raise Interrupted(number)
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, take)
+
+
 class Stop:
     """Whether a run is to end before it is done, and why."""
 

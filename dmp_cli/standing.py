@@ -2,8 +2,9 @@
 
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,20 @@ from dmp_cli.unfinished import alive
 
 _VARIES = re.compile(r"\S*/\S*|\d+(\.\d+)?")  # of an error: paths, sizes
 _NAMES = 3  # inputs that are named for a reason
+_NUMBERS = 1000  # shards not begun that are named
+# More than these is no record of a run, but a broken or a hostile one
+_PARTS = 1_000_000
+_MANY = 10**12  # inputs, runs, numbers of processes
+_AGES = 10**13  # ms
+
+Part = tuple[int, int]  # number and count of a shard
 
 
 @dataclass
 class Standing:
     """A run as its manifest tells it; all numbers are of inputs, of clips of frames."""
 
-    part: tuple[int, int] | None  # number and count of its shard
+    part: Part | None  # its shard
     total: int | None  # None: of `dmp watch`, which has no end
     kept: int  # there before it began
     host: str = ""
@@ -80,7 +88,8 @@ class Report:
     """The runs that count, one for each shard but for those that run at once, and what failed."""
 
     runs: list[Standing]
-    unbegun: list[int]  # numbers of shards of which there is no manifest
+    unbegun: list[int]  # the first numbers of shards of which there is no manifest
+    lacking: int  # how many of those there are
     reasons: list[Reason]  # of inputs that failed last; the most frequent first
     older: int  # manifests that do not count: of shards of another number
 
@@ -95,7 +104,7 @@ class Report:
         whole = all(
             run.code is not None if run.left is None else run.left == 0 for run in self.runs
         )
-        return whole and not self.unbegun
+        return whole and not self.lacking
 
 
 def born(pid: int) -> int | None:
@@ -116,24 +125,26 @@ def read(folder: Path) -> Report | None:
 
     ResourceError for one that cannot be read.
     """
-    books: dict[Path, _Book] = {}
+    files: dict[Path, dict[str, _Run]] = {}
     for path, record in manifest.lines(folder):
-        books.setdefault(path, _Book()).add(record)
-    told = [book for book in books.values() if book.runs]
+        _take(record, path, files.setdefault(path, {}))
+    parts = _by_part(files.values())
+    told = [(run.number, part) for part, runs in parts.items() for run in runs if run.standing]
     if not told:
         return None
-    newest = max(told, key=lambda book: book.number)
-    counted = [book for book in told if book.among == newest.among]
-    runs = sorted((run for book in counted for run in book.current()), key=_order)
-    begun = {run.part[0] for run in runs if run.part}
-    numbers = range(1, newest.among + 1) if newest.among else ()
+    among = _among(max(told, key=lambda one: one[0])[1])
+    counted = [runs for part, runs in parts.items() if _among(part) == among]
+    others = [runs for part, runs in parts.items() if _among(part) != among]
+    standings = sorted((run for runs in counted for run in _current(runs)), key=_order)
+    begun = {run.part[0] for run in standings if run.part}
+    lacking = (number for number in range(1, among + 1) if number not in begun)
+    failing = (failure for runs in counted for failure in _failing(runs))
     return Report(
-        runs,
-        [number for number in numbers if number not in begun],
-        _reasons(
-            (known.source, known.error) for book in counted for known in book.failing.values()
-        ),
-        len(told) - len(counted),
+        standings,
+        list(islice(lacking, _NUMBERS)),
+        among - len(begun),
+        _reasons((failure.source, failure.error) for failure in failing),
+        len({run.path for runs in others for run in runs}),
     )
 
 
@@ -141,92 +152,148 @@ def _order(run: Standing) -> tuple[int, int]:
     return (run.part[0] if run.part else 0), run.number
 
 
+def _among(part: Part | None) -> int:
+    """How many shards there are; 0: it is not of a shard."""
+    return part[1] if part else 0
+
+
 @dataclass(frozen=True)
 class _Failure:
     """Why an output was not made."""
 
-    token: str  # of the run
     source: str
     error: str
 
 
-class _Book:
-    """One manifest: its runs by their token, and the outputs whose last record is a failure."""
+@dataclass
+class _Run:
+    """What one file says of a run."""
 
-    def __init__(self) -> None:
-        self.runs: dict[str, Standing] = {}
-        self.failing: dict[str, _Failure] = {}  # by path
+    path: Path
+    number: int
+    standing: Standing | None = None  # None: its first line was torn
+    forgets: bool = False  # it found no failure of a run before: their inputs are gone
+    records: int = 0
+    ends: dict[str, _Failure | None] = field(default_factory=dict)  # by path; None: made
 
-    @property
-    def number(self) -> int:
-        return max(run.number for run in self.runs.values())
-
-    @property
-    def among(self) -> int:
-        """How many shards there are; 0: it is not of a shard."""
-        part = next(iter(self.runs.values())).part
-        return part[1] if part else 0
+    def begin(self, record: Line) -> None:
+        """Take the first record. ValueError for one that makes no sense."""
+        self.standing = run = _begun(record)
+        self.forgets = run.total is not None and not run.failed
 
     def add(self, record: Line) -> None:
-        """Take a record; one that is not in this form is passed over, as a torn line is."""
-        try:
-            kind, token = record["kind"], record["id"]
-            if kind == "run":
-                self._begin(token, _begun(record))
-            elif kind == "there":  # found later, by a watch
-                self.runs[token].found(int(record["kept"]), int(record["failed"]))
-            elif kind == "end":
-                self.runs[token].code = int(record["code"])
-            elif kind == "input":
-                self._input(token, record)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return
-
-    def _begin(self, token: str, run: Standing) -> None:
-        """A run that found no failure of a run before speaks of none: their inputs are gone."""
-        if run.total is not None and not run.failed:
-            for path, known in list(self.failing.items()):
-                before = self.runs.get(known.token)
-                if before is None or before.state != "running":
-                    del self.failing[path]
-        self.runs[token] = run
-
-    def _input(self, token: str, record: Line) -> None:
+        """Take the record of an input."""
         failed = record["status"] != "done"
         rows = {row["path"]: row["size"] for row in record["outputs"]}
-        failure = _Failure(token, str(record["input"]), str(record["error"]))
-        at, time = float(record["at"]), str(record["time"])
+        failure = _Failure(str(record["input"]), str(record["error"]))
+        at, time = _within(int(1000 * float(record["at"])), 0, _AGES) / 1000, str(record["time"])
         # one that was refused for its name has no outputs, and may have some later
-        forgotten = [self.failing.pop(path, None) for path in (failure.source, *rows)]
+        paths = (failure.source, *rows)
+        again = any(self.ends.get(path) for path in paths)
+        self.ends |= dict.fromkeys(paths)
         if failed:
             lacking = [path for path, size in rows.items() if size is None]
-            self.failing |= dict.fromkeys(lacking if rows else [failure.source], failure)
-        run = self.runs.get(token)
-        if run is None:  # its first line was torn
+            self.ends |= dict.fromkeys(lacking if rows else [failure.source], failure)
+        run = self.standing
+        if run is None:
             return
-        run.failed -= any(known and known.token == token for known in forgotten)
+        run.failed -= again
         run.tried += 1
         run.failed += failed
         run.done += not failed
         run.seconds, run.time = max(at, run.seconds), time
 
-    def current(self) -> Iterator[Standing]:
-        """The last run, and those before it that are not over: two may share a folder."""
-        *before, last = self.runs.values()
-        yield from (run for run in before if run.state == "running")
-        yield last
+
+def _take(record: Line, path: Path, runs: dict[str, _Run]) -> None:
+    """Take a record; one that is not in this form is passed over, as a torn line is."""
+    try:
+        kind, token = record["kind"], record["id"]
+        run = runs.get(token) or _Run(path, _count(record["run"]))
+        if kind == "run":
+            run.begin(record)
+        elif kind == "there" and run.standing:  # found later, by a watch
+            run.standing.found(_count(record["kept"]), _count(record["failed"]))
+        elif kind == "end" and run.standing:
+            run.standing.code = _within(int(record["code"]), 0, 255)
+        elif kind == "input":
+            run.add(record)
+        run.records += 1
+        runs[token] = run
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return
+
+
+def _by_part(files: Iterable[dict[str, _Run]]) -> dict[Part | None, list[_Run]]:
+    """The runs over each part, the oldest first: in a bucket each has a file, in no order.
+
+    Of a run that several files tell of, as a copy does, the one that tells most counts.
+    """
+    found: dict[str, tuple[Part | None, _Run]] = {}
+    for runs in files:
+        known = [run.standing.part for run in runs.values() if run.standing]
+        for token, run in runs.items() if known else ():
+            part = run.standing.part if run.standing else known[-1]
+            if token not in found or _worth(found[token][1]) < _worth(run):
+                found[token] = part, run
+    parts: dict[Part | None, list[_Run]] = {}
+    for part, run in sorted(found.values(), key=lambda one: one[1].number):
+        parts.setdefault(part, []).append(run)
+    return parts
+
+
+def _worth(run: _Run) -> tuple[bool, int]:
+    return run.standing is not None, run.records
+
+
+def _current(runs: list[_Run]) -> list[Standing]:
+    """The last run over a part, and those before it that go on: two may share a folder."""
+    told = [run.standing for run in runs if run.standing]
+    return [run for run in told[:-1] if run.state == "running"] + told[-1:]
+
+
+def _failing(runs: list[_Run]) -> Iterable[_Failure]:
+    """Of the outputs of a part, those whose last record is a failure."""
+    left: dict[str, _Failure] = {}
+    going: set[str] = set()  # of those, the ones of a run that is not over
+    for run in runs:
+        if run.forgets:
+            left = {path: failure for path, failure in left.items() if path in going}
+        runs_on = run.standing is not None and run.standing.state == "running"
+        for path, failure in run.ends.items():
+            left.pop(path, None)
+            going.discard(path)
+            if failure:
+                left[path] = failure
+                going |= {path} if runs_on else set()
+    return left.values()
 
 
 def _begun(record: Line) -> Standing:
+    """The first record of a run. ValueError for numbers that no run writes."""
     part: Any = record["shard"]
-    total = None if record["total"] is None else int(record["total"])
-    kept, failed = int(record["kept"]), int(record["failed"])
+    total = None if record["total"] is None else _count(record["total"])
+    kept, failed = _count(record["kept"]), _count(record["failed"])
     beginning = record.get("born")
     return Standing(
-        (int(part[0]), int(part[1])) if part else None, total, kept, str(record["host"]),
-        int(record["pid"]), None if beginning is None else int(beginning), int(record["run"]),
-        done=kept, failed=failed, time=str(record["time"]),
+        _part(int(part[0]), int(part[1])) if part else None, total, kept, str(record["host"]),
+        # to ask for process 0 or -1 asks for others than one
+        _within(int(record["pid"]), 1, _MANY), None if beginning is None else int(beginning),
+        _count(record["run"]), done=kept, failed=failed, time=str(record["time"]),
     )  # fmt: skip
+
+
+def _part(number: int, among: int) -> Part:
+    return _within(number, 1, among), _within(among, 1, _PARTS)
+
+
+def _count(value: Any) -> int:
+    return _within(int(value), 0, _MANY)
+
+
+def _within(value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise ValueError(f"{value} is not from {least} to {most}")
+    return value
 
 
 def _reasons(failing: Iterable[tuple[str, str]]) -> list[Reason]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,20 @@ def test_a_manifest_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         with pytest.raises(ResourceError, match=manifest.name()) as raised:
             use()
         assert raised.value.hint
+
+
+@pytest.mark.parametrize("gone", ["deleted", "moved", "replaced"])
+def test_a_folder_that_is_gone_under_a_run_is_told(tmp_path: Path, gone: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with Manifest(out / manifest.name(), 1) as book:
+        book.append("run", {})
+        if gone == "deleted":
+            shutil.rmtree(out)
+        else:
+            out.rename(tmp_path / "other")
+        if gone == "replaced":
+            out.mkdir()
+            (out / manifest.name()).touch()
+        with pytest.raises(ResourceError, match=r"another file now|No such file"):
+            book.append("input", {})

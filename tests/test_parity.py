@@ -35,7 +35,6 @@ def backbone() -> Backbone:
     made = Backbone.load(PARITY / "sd-tiny", choose("cpu", "fp32"), [PROMPT])
     made.add_lora("full", PARITY / "lora/full/pytorch_lora_weights.safetensors")
     made.use_lora("full")
-    made._layout = torch.preserve_format  # takes latents as they are handed over
     return made
 
 

@@ -83,15 +83,17 @@ def ended(body: str, *numbers: int) -> tuple[int, float]:
         "with signals.heeded() as stop:\n" + textwrap.indent(body, "    ")
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    start = time.monotonic()
-    for number in numbers:
-        child.send_signal(number)
-        time.sleep(0.2)
-    code_of_it = child.wait(timeout=30)
-    child.stdout.close()
-    return code_of_it, time.monotonic() - start
+    with child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "ready\n"
+            start = time.monotonic()
+            for number in numbers:
+                child.send_signal(number)
+                time.sleep(0.2)
+            return child.wait(timeout=30), time.monotonic() - start
+        finally:
+            child.kill()
 
 
 @BOTH
@@ -111,3 +113,21 @@ def test_what_hangs_is_ended_after_a_while(number: int) -> None:
 
 def test_patience_is_below_what_is_promised() -> None:
     assert signals.PATIENCE < 10
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_program_itself_loads_ends_it_without_a_traceback(
+    number: int, code: int
+) -> None:
+    body = (
+        "import os, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == 'dmp_cli.cli': os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from dmp_cli.__main__ import main\nmain()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", body], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, "")

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from dmp_cli import manifest, standing
+from dmp_cli import manifest, standing, urls
 from dmp_cli.manifest import Manifest
+from tests import buckets
 from tests.conftest import Dmp
 
 GONE = 2**22 - 1  # a process that is not there
@@ -22,9 +23,12 @@ GONE = 2**22 - 1  # a process that is not there
 class Book:
     """A run as a test writes it down."""
 
-    def __init__(self, out: Path, number: int = 1, part: tuple[int, int] | None = None) -> None:
-        out.mkdir(exist_ok=True)
-        self.book = Manifest(out / manifest.name(part), number)
+    def __init__(
+        self, out: Path, number: int = 1, part: tuple[int, int] | None = None, name: str = ""
+    ) -> None:
+        if urls.url_of(out) is None:
+            out.mkdir(exist_ok=True)
+        self.book = Manifest(out / (name or manifest.name(part)), number)
         self.part, self.inputs = part, 0
 
     def begin(self, total: int | None, **other: Any) -> "Book":
@@ -193,6 +197,125 @@ def test_names_that_hold_anything_are_shown(dmp: Dmp, tmp_path: Path) -> None:
     assert "\x1b" not in ran.out
     assert "\x07" not in ran.out
     assert r"\x1b[31m\udcff.png" in ran.out
+
+
+NONSENSE = [
+    {"pid": -1}, {"pid": 0}, {"pid": 10**13}, {"total": -5}, {"kept": -1}, {"failed": -1},
+    {"total": 10**13}, {"shard": [1, 10**15]}, {"shard": [1, 1_000_001]}, {"shard": [0, 4]},
+    {"shard": [5, 4]}, {"shard": [-1, -1]}, {"shard": [1]}, {"run": -1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("facts", NONSENSE, ids=str)
+def test_a_run_with_numbers_that_none_has_is_passed_over(
+    dmp: Dmp, tmp_path: Path, facts: dict[str, Any]
+) -> None:
+    Book(tmp_path).begin(**{"total": 5} | facts)
+    assert dmp("status", tmp_path).code == 4
+    Book(tmp_path, 2).begin(2).add(2).end(0)
+    code, record = told(dmp, tmp_path)
+    assert (code, len(record["runs"]), record["done"], record["total"]) == (0, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [("there", {"kept": -3, "failed": 0}), ("there", {"kept": 0, "failed": -1}),
+     ("end", {"code": -9}), ("end", {"code": 256})]
+    + [("input", {"input": "a", "status": "done", "error": "", "outputs": [], "time": "", "at": at})
+       for at in (-1, float("nan"), float("inf"), 1e300)],
+)  # fmt: skip
+def test_a_record_with_numbers_that_none_has_is_passed_over(
+    dmp: Dmp, tmp_path: Path, kind: str, facts: dict[str, Any]
+) -> None:
+    book = Book(tmp_path).begin(None).add(3)
+    before = told(dmp, tmp_path)
+    book.book.append(kind, facts)
+    assert told(dmp, tmp_path) == before
+
+
+def test_a_host_forges_no_line(dmp: Dmp, tmp_path: Path) -> None:
+    Book(tmp_path).begin(5, host="a\npart 1 of 1: done\ud800", time="\nT").add(1)
+    ran = dmp("status", tmp_path)
+    assert (ran.code, len(ran.out.splitlines())) == (7, 3)
+    assert r"running on a\x0apart 1 of 1: done\ud800, or lost" in ran.out
+    assert json.loads(dmp("status", tmp_path, "--json").out)["runs"][0]["host"][1] == "\n"
+
+
+def test_parts_that_are_not_begun_are_not_all_named(dmp: Dmp, tmp_path: Path) -> None:
+    Book(tmp_path, part=(2, 1_000_000)).begin(1).add(1).end(0)
+    code, record = told(dmp, tmp_path)
+    assert (code, record["lacking"], len(record["unbegun"])) == (8, 999_999, 1000)
+    assert record["unbegun"][:3] == [1, 3, 4]
+    assert "not begun: 999999 parts: 1, 3, 4, " in dmp("status", tmp_path).out
+
+
+# Several files of one part ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"])
+@pytest.mark.parametrize("part", [None, (1, 1)])
+def test_runs_with_a_file_each_are_of_one_part(
+    dmp: Dmp, tmp_path: Path, names: str, part: tuple[int, int] | None
+) -> None:
+    """As in a bucket, where the names of the files tell nothing of their order."""
+    first, second = (f"dmp-manifest.{name}.jsonl" for name in names)
+    Book(tmp_path, 1, part, first).begin(5).add(1).add(2, "no good").end(130)
+    assert told(dmp, tmp_path)[0] == 8
+    again = Book(tmp_path, 2, part, second).begin(5, kept=1, failed=1)
+    again.inputs = 1
+    again.add(1).add(1, "worse")  # of what had failed
+    again.inputs = 3
+    again.add(2).end(3)
+    code, record = told(dmp, tmp_path)
+    assert (code, len(record["runs"]), record["total"]) == (3, 1, 5)
+    assert [(reason["words"], reason["inputs"]) for reason in record["reasons"]] == [("worse", 1)]
+
+
+def test_a_bucket_is_done_once_a_run_is_resumed(dmp: Dmp, monkeypatch: pytest.MonkeyPatch) -> None:
+    with buckets.serve() as server:
+        buckets.use(server[0], monkeypatch)
+        url = f"{buckets.Bucket(*server).url}/out"
+        for number, kept, code in ((1, 0, 130), (2, 2, 0)):
+            run = Book(urls.mirror(url), number)
+            with run.book:
+                run.begin(5, kept=kept)
+                run.inputs = kept
+                run.add(3 if kept else 2).end(code)
+            ran = dmp("status", url, "--json")
+            assert ran.code == (0 if kept else 8), ran.err
+        record = json.loads(ran.out)
+    assert (len(record["runs"]), record["total"], record["done"]) == (1, 5, 5)
+
+
+@pytest.mark.parametrize("copy", ["dmp-manifest.old.jsonl", "dmp-manifest.bak.jsonl"])
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_copy_of_a_manifest_counts_nothing_twice(
+    dmp: Dmp, tmp_path: Path, copy: str, stale: bool
+) -> None:
+    book = Book(tmp_path).begin(5).add(2).add(1, "no good")
+    if stale:
+        shutil.copy(tmp_path / manifest.name(), tmp_path / copy)
+    book.add(2).end(3)
+    if not stale:
+        shutil.copy(tmp_path / manifest.name(), tmp_path / copy)
+    code, record = told(dmp, tmp_path)
+    assert (code, len(record["runs"]), record["total"]) == (3, 1, 5)
+    assert (record["done"], record["failed"], record["reasons"][0]["inputs"]) == (4, 1, 1)
+    assert "in all" not in dmp("status", tmp_path).out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_standard_output_on_a_full_disk_is_exit_6(tmp_path: Path, options: tuple[str, ...]) -> None:
+    Book(tmp_path).begin(1).add(1).end(0)
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "dmp_cli", "status", tmp_path, *options],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 6
+    assert "standard output cannot be written: No space left on device" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(("name", "code"), [("missing", 2), ("file", 2), ("empty", 4), ("cut", 4)])

@@ -69,7 +69,7 @@ def left(run: Run, found: Found) -> Rest:
     out = run.options.output
     begun = manifest.books(out) and not run.options.overwrite
     rest = _resumed(run, found) if begun else _fresh(run, found)
-    sweep(out, rest.left.todo)
+    sweep(out, found.jobs)
     return rest
 
 
@@ -141,10 +141,11 @@ def _unknown(run: Run) -> bool:
     return any(missing(recipe.lora) for recipe in run.chosen) or is_unknown(backbone)
 
 
-def sweep(out: Path, todo: Iterable[Job]) -> None:
-    """Remove what killed runs left unfinished in OUT and in the folders of jobs that are left."""
+def sweep(out: Path, every: Iterable[Job]) -> None:
+    """Remove what killed runs left unfinished in OUT, in the folders of jobs and of movies."""
     if not url_of(out):
-        unfinished.sweep({out, *(job.folder for job in todo)})
+        folders = {job.folder for job in every} - {out}
+        unfinished.sweep({out, *folders, *(folder.parent for folder in folders)})
 
 
 def _past(run: Run, todo: list[Job]) -> Past:

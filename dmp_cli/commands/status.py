@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dmp_cli import standing, urls
-from dmp_cli.commands.report import count, duration, plain, shown
+from dmp_cli.commands.report import Talk, count, duration, plain, shown
 from dmp_cli.errors import NoInputError, UsageError
 from dmp_cli.standing import Report, Standing
 
@@ -39,12 +39,14 @@ def status(
     if report is None:
         raise NoInputError(f"no manifest of a run in {urls.shown(output)}", "name the -o of a run")
     code = _code(report)
-    if json:
-        typer.echo(json_.dumps(_record(report, code)))
-    else:
-        for line in _lines(report):
-            typer.echo(plain(line))
+    lines = [json_.dumps(_record(report, code))] if json else map(_one_line, _lines(report))
+    Talk().output("\n".join(lines))
     raise typer.Exit(code)
+
+
+def _one_line(text: str) -> str:
+    """A text that neither breaks the line nor the output, whatever a manifest holds."""
+    return plain(text).replace("\n", r"\x0a").encode(errors="backslashreplace").decode()
 
 
 def _code(report: Report) -> int:
@@ -57,10 +59,10 @@ def _code(report: Report) -> int:
 
 def _lines(report: Report) -> list[str]:
     lines = [line for run in report.runs for line in _of_run(run)]
-    if report.unbegun:
+    if report.lacking:
         numbers = ", ".join(map(str, report.unbegun[:20]))
-        more = ", ..." if len(report.unbegun) > 20 else ""
-        lines.append(f"not begun: {count(len(report.unbegun), 'part')}: {numbers}{more}")
+        more = ", ..." if report.lacking > 20 else ""
+        lines.append(f"not begun: {count(report.lacking, 'part')}: {numbers}{more}")
     if len(report.runs) > 1:
         lines += ["in all", *_numbers(_sum(report), indent="  ")]
     for reason in report.reasons:
@@ -143,5 +145,6 @@ def _record(report: Report, code: int) -> dict[str, object]:
     return {
         **_sum(report), "code": code, "going": report.going, "complete": report.complete,
         "runs": [_record_of(run) for run in report.runs], "unbegun": report.unbegun,
+        "lacking": report.lacking,
         "reasons": [asdict(reason) for reason in report.reasons],
     }  # fmt: skip
