@@ -13,6 +13,7 @@ from dmp_cli.jobs import Job
 
 Shard = tuple[int, int]  # number, counted from 1, and how many there are
 
+_MOST = 1_000_000
 _BLOCK = 100  # frames of a clip that stay together: to begin in the middle of one costs decoding
 
 
@@ -29,7 +30,7 @@ def parse(text: str | None, environment: Mapping[str, str]) -> Shard | None:
     if not match:
         raise UsageError(f"--shard {text!r}: not of the form I/N", "the first of four is 1/4")
     number, count = int(match[1]), int(match[2])
-    if not 1 <= number <= count:
+    if not 1 <= number <= count <= _MOST:
         raise UsageError(f"--shard {text}: there is no such part", "the first of four is 1/4")
     return number, count
 
