@@ -164,7 +164,8 @@ def _files(api: Any, repository: Repository, info: Any) -> Iterator[File]:
 
     rows = [(row.rfilename, row) for row in info.siblings or ()]
     if not rows or any(row.size is None or not (row.lfs or row.blob_id) for _, row in rows):
-        tree = api.list_repo_tree(repository.name, recursive=True, revision=info.sha)
+        how = {"recursive": True, "revision": info.sha}
+        tree = _patiently(lambda: list(api.list_repo_tree(repository.name, **how)))
         rows = [(row.path, row) for row in tree if isinstance(row, RepoFile)]
     for name, row in rows:
         if row.lfs:

@@ -445,3 +445,12 @@ def test_notes_are_for_those_who_want_them(capsys: pytest.CaptureFixture[str]) -
     Talk().detail("hidden")
     Talk(quiet=True).fail("shown")
     assert capsys.readouterr().err == "dmp: shown\n"
+
+
+def test_a_list_of_lines_is_not_taken_for_one_of_nul(
+    dmp: Dmp, photos: Path, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    (tmp_path / "list").write_text(f"{photos}/a.png\n{photos}/b.jpg\n")
+    ran = dmp("predict", "depth", "--files-from", tmp_path / "list", "-0", "-o", tmp_path, *model)
+    assert ran.code == 2
+    assert "leave out -0" in ran.err

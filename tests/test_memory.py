@@ -220,7 +220,7 @@ def test_a_signal_ends_a_run_though_a_reader_hangs(
     dmp.says("loading model")
     (folder / "2.jpg").unlink()
     os.mkfifo(folder / "2.jpg")
-    dmp.prints(2)
+    dmp.until(lambda _: len(list((tmp_path / "out").glob("*.png"))) == 2)
     dmp.process.send_signal(signal.SIGINT)
     start = time.monotonic()
     if twice:

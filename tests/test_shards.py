@@ -245,7 +245,7 @@ def test_two_shells_share_the_work_and_a_last_run_finds_all_done(farm: Farm) -> 
     ((printed, said),) = farm.type(guide("rest"))
     assert "8 of 8 images, 8 of them there already" in said
     assert ".depth.png" not in printed
-    assert farm.records() == parts
+    assert farm.records() == parts | {"dmp-manifest.jsonl": []}  # that it found all done
 
 
 @pytest.mark.slow  # the same with other words

@@ -378,7 +378,7 @@ def test_options_that_make_no_sense_are_refused_by_name(
 @pytest.mark.parametrize(
     ("words", "told"),
     [((), "no folder to watch"), (("missing",), "missing: no such folder"),
-     (("photos/a.png",), "no such folder"), (("-",), "-: no such folder"),
+     (("photos/a.png",), "a.png: a file"), (("-",), "-: no such folder"),
      (("s3://bucket/x",), "only folders"), (("depth",), "depth is a task"),
      (("a\nb",), "no such folder")],
 )  # fmt: skip

@@ -223,12 +223,16 @@ RetryFailed = Annotated[
 ]  # fmt: skip
 MaxErrors = Annotated[
     int | None,
-    typer.Option(help="End after so many failed inputs.", metavar="N", min=1,
-                 rich_help_panel=RESUME),
+    typer.Option(help="End after so many failed inputs of this run, and what is in flight.",
+                 metavar="N", min=1, rich_help_panel=RESUME),
 ]  # fmt: skip
 FailFast = Annotated[
     bool,
-    typer.Option("--fail-fast", help="End after the first failed input.", rich_help_panel=RESUME),
+    typer.Option(
+        "--fail-fast",
+        help="End after the first failed input, and what is in flight.",
+        rich_help_panel=RESUME,
+    ),
 ]
 Shard = Annotated[
     str | None,

@@ -165,6 +165,8 @@ def _inputs(inputs: list[str], options: RunOptions, talk: Talk) -> list[jobs.Inp
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     if "\0" in text and not options.null:
         raise UsageError("the list is separated by NUL", "add -0")
+    if options.null and "\0" not in text and "\n" in text.rstrip("\n"):
+        raise UsageError("the list is separated by ends of lines", "leave out -0")
     lines = text.split(separator)
     names = lines if options.null else [line.removesuffix("\r") for line in lines]
     return jobs.from_list(names, output, talk.note, tuple(tasks.TASKS))

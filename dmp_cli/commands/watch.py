@@ -100,7 +100,9 @@ def _check(options: RunOptions, folders: list[str]) -> None:
         if urls.is_url(folder):
             raise UsageError(f"{folder}: only folders can be watched", "dmp predict takes URLs")
         if not os.path.isdir(folder):  # noqa: PTH112  any text is answered
-            raise UsageError(f"{folder}: no such folder", "make it, then watch it")
+            there = os.path.exists(folder)  # noqa: PTH110
+            why = "a file" if there else "no such folder"
+            raise UsageError(f"{folder}: {why}", "watch the folder that files arrive in")
 
 
 def _watch(run: Run, roots: list[Path]) -> None:

@@ -182,7 +182,7 @@ def test_a_lost_accelerator_ends_the_run(command: Command, folder: Path, tmp_pat
     assert "CUDA error: device lost" in ran.err
     assert "Traceback" not in ran.err
     written = list((tmp_path / "out").glob("*.npy"))
-    assert len(written) == 3
+    assert 0 < len(written) <= 3  # what was drawn before; what was written of it is whole
     assert {*ran.lines} <= {*map(str, written)}
     assert all(np.load(path).shape == (48, 64) for path in written)
     again = command.fork(*words)
