@@ -210,7 +210,7 @@ def test_a_bug_leaves_no_thread_while_its_traceback_is_held(
 
 
 @pytest.mark.fault(25)
-@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("twice", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_signal_ends_a_run_though_a_reader_hangs(
     command: Command, tmp_path: Path, twice: bool
 ) -> None:

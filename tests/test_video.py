@@ -1,5 +1,6 @@
 """Clip -> frames: the right one, upright, in the right colours; a damaged one is named."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def test_cover_picture_is_no_clip(tmp_path: Path) -> None:
 
 
 def open_files() -> int:
+    gc.collect()  # what other tests left open is not of a clip
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -148,7 +150,7 @@ def test_threads_and_several_clips(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda job: number(clips.frame(*job)), jobs))
     assert found == [at for _, at in jobs]
-    assert open_files() == before, "a clip is closed with its last frame"
+    assert open_files() <= before, "a clip is closed with its last frame"
 
 
 def test_frames_that_are_not_asked_for_are_not_kept(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_few_clips_are_open(tmp_path: Path) -> None:
             assert number(clips.frame(path, at)) == at
             assert open_files() <= before + video._OPEN
     clips.close()
-    assert open_files() == before
+    assert open_files() <= before
     assert number(clips.frame(paths[0], 2)) == 2
 
 
