@@ -245,3 +245,27 @@ def test_a_server_that_goes_away_ends_the_run(
     assert len(maps(bucket, "out")) == 1
     assert dmp(*line).code == 0
     assert len(maps(bucket, "out")) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [("--engine", "ray"), ("--devices", "cpu,cpu")])
+def test_other_engines_take_and_make_objects_too(
+    bucket: buckets.Bucket, photos: Path, tmp_path: Path, model: tuple[str, ...],
+    engine: tuple[str, str],
+) -> None:  # fmt: skip
+    if "ray" in engine:
+        pytest.importorskip("ray")
+
+    def predict(source: object, out: object, *how: str) -> subprocess.CompletedProcess[str]:
+        words = ["predict", "depth", str(source), "-o", str(out), "--batch", "1", *how, *model]
+        return subprocess.run(
+            [sys.executable, "-m", "dmp_cli", *words], env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    assert predict(photos, tmp_path / "out").returncode == 0
+    ran = predict(f"{bucket.url}/in", f"{bucket.url}/other", *engine)
+    assert ran.returncode == 0, ran.stderr
+    assert maps(bucket, "other") == outputs.maps(tmp_path / "out")
+    again = predict(f"{bucket.url}/in", f"{bucket.url}/other")
+    assert "3 of 3 images, 3 of them there already" in again.stderr
