@@ -10,7 +10,7 @@ types:
 	mypy
 
 test:
-	OMP_NUM_THREADS=1 pytest -q -n 2 --cov --cov-report=term:skip-covered --cov-fail-under=95
+	OMP_NUM_THREADS=1 pytest -q -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 wheel:
 	rm -rf dist

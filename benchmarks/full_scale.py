@@ -37,7 +37,10 @@ size = 512
 [models.full.tasks.depth]
 lora = { path = "lora.safetensors" }
 scale = 8.0
-"""
+""" + "".join(
+    f'\n[models.full.tasks.{task}]\nlora = {{ path = "lora.safetensors" }}\n'
+    for task in ("normals", "segmentation", "albedo", "shading")
+)
 # package, file in it, name to write, (width, height) or None for its own
 PHOTOS: tuple[tuple[str, str, str, tuple[int, int] | None], ...] = (
     ("skimage", "data/astronaut.png", "astronaut.png", (64, 64)),

@@ -44,13 +44,13 @@ class Timers:
     def install(self) -> None:
         """Put timers around the stages of dmp."""
         from dmp_cli.backbone import Backbone
-        from dmp_cli.engines import steps
+        from dmp_cli.engines import saving, steps
 
         stages = {"add_lora": "load", "encode": "encode", "predict": "unet", "decode": "decode"}
         for name, stage in stages.items():
             setattr(Backbone, name, self.around(stage, getattr(Backbone, name)))
         steps.read = self.around("read", steps.read)
-        steps.write = self.around("write", steps.write)
+        saving.write = self.around("write", saving.write)
         load = self.around("load", Backbone.load)
         setattr(Backbone, "load", staticmethod(load))  # noqa: B010  (mypy: a method)
 

@@ -1,29 +1,25 @@
 """Stable Diffusion with its LoRAs: encode, predict, decode."""
 
-import gc
 import json
-import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
+from safetensors import safe_open
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
-from dmp_cli import compatibility, lora
+from dmp_cli import compatibility, lora, sources
 from dmp_cli.device import Placement
 from dmp_cli.diffusion import Schedule
 from dmp_cli.errors import ModelError
-
-_WHOLE = "check that it is whole, and made for Stable Diffusion 1.x or 2.x in diffusers' layout"
-_KEPT = 64  # embeddings of texts that were not known beforehand: 231 kB each in float32
-
+from dmp_cli.networks import folding, fused, mixed
+from dmp_cli.networks.fused import WeightSets
+from dmp_cli.networks.loading import as_model_error, quiet, whole
+from dmp_cli.networks.text_encoder import Texts, embed
 
 # The UNet of Stable Diffusion 1.x, as far as diffusers would build another if nothing is said
 _FIRST = {"cross_attention_dim": 768, "sample_size": 64}
@@ -37,24 +33,27 @@ class Backbone:
         unet: Any,
         vae: Any,
         schedule: Schedule,
-        prompts: dict[str, Tensor],
+        texts: Texts,
         placement: Placement,
-        texts: "Texts | None" = None,
+        stored: Path,
     ) -> None:
-        """Parts in diffusers' classes; `prompts` are embeddings [1, 77, D], "" among them.
+        """Parts in diffusers' classes, and what embeds texts.
 
-        `texts` embeds what is not among them.
+        `stored` is the file of the UNet's weights: LoRAs are added to them as they are there.
         """
         self._texts = texts
         self.schedule = schedule
         self.placement = placement
-        self._dtype, self._layout = placement.dtype, _layout(placement.device, placement.dtype)
-        self._unet = self._placed(unet)
-        self._vae = self._placed(vae)
-        self._prompts = {
-            text: embedding.to(placement.device, placement.dtype)
-            for text, embedding in prompts.items()
-        }
+        self._sets = WeightSets(unet, partial(_stored, stored), placement.device)
+        folding.fold(vae.decoder)
+        self._dtype = placement.dtype  # of what goes in
+        if mixed.suits(placement.device, placement.dtype):
+            self._dtype = torch.float32
+            for network in (unet, vae.post_quant_conv, vae.decoder):
+                mixed.mix(network)
+        self._unet, self._vae, self._wide = self._placed(unet), self._placed(vae), False
+        for network, layout in self._parts():
+            network.to(memory_format=layout)
 
     @classmethod
     def load(
@@ -73,21 +72,37 @@ class Backbone:
         with as_model_error(folder), quiet():
             compatibility.check(folder)
             schedule = read_schedule(folder)
-            embeddings = _embed(folder, sorted({"", *prompts}), variant)
-            how = {"variant": variant, "use_safetensors": True, "torch_dtype": placement.dtype}
-            unet = _whole(UNet2DConditionModel, folder / "unet", how)
-            vae = _whole(AutoencoderKL, folder / "vae", how)
-        return cls(
-            unet, vae, schedule, embeddings, placement, Texts(folder, variant, placement.device)
-        )
+            embeddings = embed(folder, sorted({"", *prompts}), variant)
+            mixes = mixed.suits(placement.device, placement.dtype)
+            dtype = torch.float32 if mixes else placement.dtype
+            how = {"variant": variant, "use_safetensors": True, "torch_dtype": dtype}
+            unet = whole(UNet2DConditionModel, folder / "unet", how)
+            vae = whole(AutoencoderKL, folder / "vae", how)
+        texts = Texts(folder, variant, placement.device, embeddings)
+        stored = sources.weight_file(folder, "unet", variant)
+        return cls(unet, vae, schedule, texts, placement, stored)
 
     def _placed(self, network: Any) -> Any:
-        network.to(self.placement.device).to(memory_format=self._layout)
-        return network.eval().requires_grad_(False)
+        return network.to(self.placement.device).eval().requires_grad_(False)
 
-    def _input(self, tensor: Tensor) -> Tensor:
-        placed = tensor.to(self.placement.device, self._dtype)
-        return placed.to(memory_format=self._layout)
+    def _parts(self) -> Iterator[tuple[Any, torch.memory_format]]:
+        """The networks in their parts, and the layout of each one's kernels and pictures."""
+        vae = self._vae
+        yield from ((part, self._layout) for part in (self._unet, vae.post_quant_conv, vae.decoder))
+        yield from ((part, self._encodes) for part in (vae.encoder, vae.quant_conv))
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        """channels_last is faster, but on the CPU torch's GroupNorm for it loses up to 1e-3."""
+        exact = self._wide or self.placement.dtype == torch.float32
+        on_cpu = self.placement.device.type == "cpu"
+        return torch.contiguous_format if exact and on_cpu else torch.channels_last
+
+    @property
+    def _encodes(self) -> torch.memory_format:
+        """Of the encoder: on the CPU it computes in float32, whatever the dtype is."""
+        on_cpu = self.placement.device.type == "cpu"
+        return torch.contiguous_format if on_cpu else self._layout
 
     @contextmanager
     def widened(self) -> Iterator[None]:
@@ -96,28 +111,29 @@ class Backbone:
         They are widened one by one, and back at the end: each half is a float32 exactly, so that
         no bit of them changes. Takes twice their memory for the time.
         """
-        kept = self._dtype, self._layout
-        exact = self.placement.device.type == "cpu"
-        whole = torch.float32, torch.contiguous_format if exact else torch.channels_last
-        before = {id(held): held.dtype for held in self._held()}
+        kept, before = self._dtype, {id(held): held.dtype for held, _ in self._held()}
         try:
-            self._dtype, self._layout = whole
-            for held in self._held():
-                held.data = _as(held.data, *whole)
+            self._dtype, self._wide = torch.float32, True
+            for held, layout in self._held():
+                held.data = _as(held.data, torch.float32, layout)
             yield
         finally:
-            self._dtype, self._layout = kept
-            for held in self._held():
-                held.data = _as(held.data, before[id(held)], self._layout)
+            self._dtype, self._wide = kept, False
+            for held, layout in self._held():
+                held.data = _as(held.data, before[id(held)], layout)
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _held(self) -> Iterator[Tensor]:
-        """The numbers of both networks, those of LoRAs among them."""
-        for network in (self._unet, self._vae):
+    def _held(self) -> Iterator[tuple[Tensor, torch.memory_format]]:
+        """The numbers of both networks, those of LoRAs among them, and how they are laid out."""
+        for network, layout in self._parts():
             for held in (*network.parameters(), *network.buffers()):
                 if held.is_floating_point():
-                    yield held
+                    yield held, layout
+
+    def _input(self, tensor: Tensor, layout: torch.memory_format) -> Tensor:
+        placed = tensor.to(self.placement.device, self._dtype)
+        return placed.to(memory_format=layout)
 
     @property
     def unet(self) -> Any:
@@ -132,13 +148,11 @@ class Backbone:
         return torch.cat([self._words(prompt) for prompt in prompts])
 
     def _words(self, prompt: str) -> Tensor:
-        if prompt in self._prompts or self._texts is None:
-            return self._prompts[prompt].to(self._dtype)
         return self._texts(prompt).to(self.placement.device, self._dtype)
 
     def cuts(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than the network takes: what is beyond is lost."""
-        return self._texts is not None and self._texts.cuts(prompt)
+        return self._texts.cuts(prompt)
 
     @property
     def multiple(self) -> int:
@@ -148,36 +162,23 @@ class Backbone:
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(outputs, inputs) of each attention projection: what a LoRA has to fit."""
-        return _projections(self._unet)
+        return self._sets.shapes
 
     def add_lora(self, name: str, path: Path) -> None:
         """Read a LoRA file strictly and keep it on the device as `name`; ModelError if refused."""
-        pairs = lora.read(path, self.shapes)
-        state: dict[str, Tensor] = {}
-        for module, (down, up) in pairs.items():
-            state[f"{module}.lora_A.weight"] = down.clone()
-            state[f"{module}.lora_B.weight"] = up.clone()
-        with as_model_error(path), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            self._unet.load_lora_adapter(state, prefix=None, adapter_name=name)
-        held = dict(self._unet.named_parameters())
-        for module, pair in pairs.items():
-            for side, matrix in zip("AB", pair, strict=True):
-                there = held.get(f"{module}.lora_{side}.{name}.weight")
-                if there is None or not torch.equal(there.cpu(), matrix.to(there.dtype)):
-                    raise ModelError(f"{path}: {module} did not arrive on the backbone")
-        self._unet.requires_grad_(False)
+        self._sets.add(name, lora.read(path, self.shapes))
 
     def use_lora(self, name: str) -> None:
         """Switch to a LoRA that was added."""
-        self._unet.set_adapters(name)
+        self._sets.use(name)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents [B, C, h/m, w/m] float32 of images [B, 3, h, w] in [-1, 1].
 
         The mode of the posterior, times the scaling factor: a sample would change with the seed.
         """
-        latents: Tensor = self._vae.encode(self._input(images.contiguous())).latent_dist.mode()
+        inputs = self._input(images.contiguous(), self._encodes)
+        latents: Tensor = self._vae.encode(inputs).latent_dist.mode()
         return latents.float().mul(self._vae.config.scaling_factor).contiguous()
 
     def predict(
@@ -191,7 +192,7 @@ class Backbone:
         prompts = [prompt] * len(z) if isinstance(prompt, str) else list(prompt)
         guided = [row for row, text in enumerate(prompts) if text and guidance != 1.0]
         first = ["" if row in guided else text for row, text in enumerate(prompts)]
-        inputs = self._input(torch.cat([z, z[guided]]) if guided else z)
+        inputs = self._input(torch.cat([z, z[guided]]) if guided else z, self._layout)
         words = self.words(first + [prompts[row] for row in guided])
         output: Tensor = self._unet(inputs, t, encoder_hidden_states=words).sample.float()
         out, prompted = output[: len(z)], output[len(z) :]
@@ -201,20 +202,13 @@ class Backbone:
         return out
 
     def decode(self, latents: Tensor, chunk: int = 1) -> Tensor:
-        """Pictures [B, 3, h, w] float32 around [-1, 1] of latents, `chunk` at a time.
+        """Pictures [B, 3, h, w] around [-1, 1] of latents, `chunk` at a time, in the dtype in use.
 
         The decoder's memory at full resolution is what bounds a batch, so it takes fewer at once.
         """
         scaled = latents / self._vae.config.scaling_factor
-        return torch.cat(
-            [self._vae.decode(self._input(part)).sample.float() for part in scaled.split(chunk)]
-        )
-
-
-def _layout(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
-    """channels_last is faster, but on the CPU torch's GroupNorm for it loses up to 1e-3 in fp32."""
-    exact = device.type == "cpu" and dtype == torch.float32
-    return torch.preserve_format if exact else torch.channels_last
+        parts = (self._input(part, self._layout) for part in scaled.split(chunk))
+        return torch.cat([self._vae.decode(part).sample for part in parts])
 
 
 def _as(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
@@ -230,54 +224,14 @@ def shapes_of(config: Path | None) -> dict[str, tuple[int, int]]:
     """
     with as_model_error(config or Path()), torch.device("meta"), quiet():
         how = json.loads(config.read_text()) if config else _FIRST
-        return _projections(UNet2DConditionModel.from_config(how))
+        return fused.shapes(fused.projections(UNet2DConditionModel.from_config(how)))
 
 
-def _projections(unet: Any) -> dict[str, tuple[int, int]]:
-    found: dict[str, tuple[int, int]] = {}
-    for name, module in unet.named_modules():
-        if name.endswith(tuple(f".{to}" for to in lora.PROJECTIONS)):
-            layer = getattr(module, "base_layer", module)
-            found[name] = (layer.out_features, layer.in_features)
-    return found
-
-
-@contextmanager
-def as_model_error(path: Path, hint: str = _WHOLE) -> Iterator[None]:
-    """What diffusers and transformers raise on files that are missing, broken or of other shape."""
-    try:
-        yield
-    except (ModelError, torch.OutOfMemoryError, torch.AcceleratorError):
-        raise
-    except Exception as error:  # these libraries raise nearly every kind
-        first = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"{path}: cannot be loaded: {type(error).__name__}: {first}", hint
-        ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' bars and remarks on loading out of the user's terminal."""
-    bars, level = transformers_logging.is_progress_bar_enabled(), diffusers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    diffusers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        diffusers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _whole(model: Any, folder: Path, how: dict[str, Any]) -> Any:
-    """`from_pretrained`, but a weight that is missing is an error instead of a random one."""
-    loaded, report = model.from_pretrained(
-        folder, local_files_only=True, output_loading_info=True, **how
-    )
-    if report["missing_keys"]:
-        raise ModelError(f"{folder}: weight {sorted(report['missing_keys'])[0]} is missing", _WHOLE)
-    return loaded
+def _stored(file: Path, module: str) -> Tensor:
+    """The weight of a layer as a file has it."""
+    with as_model_error(file), safe_open(file, framework="pt") as weights:
+        weight: Tensor = weights.get_tensor(f"{module}.weight")
+        return weight
 
 
 def read_schedule(folder: Path) -> Schedule:
@@ -289,76 +243,3 @@ def read_schedule(folder: Path) -> Schedule:
             return Schedule.from_config(config)
         except ModelError as error:
             raise ModelError(f"{path}: {error}", error.hint) from error
-
-
-def _embed(folder: Path, prompts: Sequence[str], variant: str | None) -> dict[str, Tensor]:
-    """Embeddings [1, 77, D] float32 of the prompts; what made them is freed on return."""
-    encoder = TextEncoder(folder, variant)
-    embeddings = {text: encoder([text]) for text in prompts}
-    del encoder
-    gc.collect()
-    return embeddings
-
-
-class TextEncoder:
-    """The text encoder of a backbone in float32: for texts that are not known beforehand."""
-
-    def __init__(
-        self, folder: Path, variant: str | None = None, device: torch.device | str = "cpu"
-    ) -> None:
-        """From a backbone's folder; ModelError names the folder and what is wrong in it."""
-        how = {"variant": variant, "use_safetensors": True, "dtype": torch.float32}
-        with as_model_error(folder), quiet():
-            self._tokenizer = _tokenizer(folder)
-            self._encoder = _whole(CLIPTextModel, folder / "text_encoder", how).eval().to(device)
-        self._device = device
-
-    @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [B, 77, D] float32; what is longer than 77 tokens is cut."""
-        tokens = self._tokenizer(
-            list(texts), padding="max_length", max_length=self._tokenizer.model_max_length,
-            truncation=True, return_tensors="pt",
-        )  # fmt: skip
-        embeddings: Tensor = self._encoder(tokens.input_ids.to(self._device))[0]
-        return embeddings
-
-
-def _tokenizer(folder: Path) -> Any:
-    return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-
-
-class Texts:
-    """Embeddings of texts as they come, the latest of them kept. The encoder waits for the first.
-
-    Each text is embedded alone, so that what it gives does not depend on the texts beside it.
-    """
-
-    def __init__(self, folder: Path, variant: str | None, device: torch.device) -> None:
-        """Of a backbone's folder; what is wrong in it is told when the first text comes."""
-        self._open = folder, variant, device
-        self._encoder: TextEncoder | None = None
-        self._tokenizer: Any = None
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
-
-    def __call__(self, text: str) -> Tensor:
-        """The embedding [1, 77, D] of a text, float32."""
-        if text not in self._kept:
-            self._kept[text] = self._loaded()([text])
-        self._kept.move_to_end(text)
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[text]
-
-    def cuts(self, text: str) -> bool:
-        """Whether a text is longer than 77 tokens. Needs the tokenizer alone."""
-        if self._tokenizer is None:
-            folder = self._open[0]
-            with as_model_error(folder), quiet():
-                self._tokenizer = _tokenizer(folder)
-        tokens = self._tokenizer(text, verbose=False).input_ids
-        return len(tokens) > int(self._tokenizer.model_max_length)
-
-    def _loaded(self) -> TextEncoder:
-        self._encoder = self._encoder or TextEncoder(*self._open)
-        return self._encoder

@@ -15,13 +15,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from dmp_cli import digests, hub, images, prompts, storage
-from dmp_cli.backbone import as_model_error, quiet
 from dmp_cli.device import Placement, choose, out_of_memory
 from dmp_cli.download import Moved
 from dmp_cli.engines.stream import batches, ordered_map
 from dmp_cli.errors import ImageError, ModelError, ResourceError
 from dmp_cli.inputs.video import Clips
 from dmp_cli.jobs import Job
+from dmp_cli.networks.loading import as_model_error, quiet
 from dmp_cli.plan import Plan
 
 KINDS = ("blip", "git")  # model_type of those that caption an image without being asked a question

@@ -11,6 +11,7 @@ import typer
 
 from dmp_cli import __version__
 from dmp_cli.commands import (
+    bench,
     data,
     doctor,
     predict,
@@ -46,6 +47,7 @@ app.command("eval")(eval_.evaluate)
 data.app.command("scenes")(scenes.scenes)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
+app.command("bench")(bench.bench)
 app.command("tasks")(tasks.tasks)
 app.command("doctor")(doctor.doctor)
 

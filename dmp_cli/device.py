@@ -8,6 +8,7 @@ import torch
 
 from dmp_cli.errors import ResourceError, UsageError
 
+_LARGE = 1 << 29  # bytes of a UNet's file: to a smaller one, bf16 on a CPU gives nothing
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -26,7 +27,7 @@ class Placement:
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Placement:
-    """CUDA in fp16, else MPS or CPU in fp32, unless asked otherwise.
+    """CUDA in fp16, else MPS or CPU in fp32, unless asked otherwise (`for_network` goes on).
 
     `device` is auto, cpu, mps, cuda or a CUDA device such as `cuda:1`; `dtype` is `auto` or one
     of DTYPES. ResourceError if the device is not there, UsageError for an unknown name, or for
@@ -42,6 +43,23 @@ def choose(device: str = "auto", dtype: str = "auto") -> Placement:
     if where.type == "cpu" and dtype == "fp16":
         raise UsageError("fp16 is not for the CPU", "use --dtype fp32, or bf16 for speed")
     return Placement(where, DTYPES[dtype], f"{reason}, dtype as asked")
+
+
+def multiplies_bf16() -> str | None:
+    """What the CPU of this machine multiplies bf16 with, or None: without, bf16 is slower there."""
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.10
+    return next((name for name in ("amx_bf16", "avx512_bf16") if known.get(name)), None)
+
+
+def for_network(placement: Placement, dtype: str, size: int) -> Placement:
+    """The placement of a network whose UNet is a file of `size` bytes, `dtype` as it was asked for.
+
+    With `auto`, a large one on a CPU that multiplies bf16 is computed so: see mixed.py.
+    """
+    by = multiplies_bf16()
+    if dtype != "auto" or placement.device.type != "cpu" or size < _LARGE or not by:
+        return placement
+    return Placement(placement.device, torch.bfloat16, f"{placement.reason}, the CPU has {by}")
 
 
 def several(names: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ SEG_FORMATS = ("palette", "ids", "color")
 EXR_LAYOUTS = ("flat", "blender", "nuke")
 EXR_COMPRESSIONS = ("none", "rle", "zips", "zip", "piz")
 RANGES = ("auto", "image", "run")
+FAST = {"steps": 1, "spacing": "trailing", "final": "y0"}  # what `fast` stands for
 ENGINES = ("local", "ray")
 
 
@@ -30,6 +31,7 @@ class Settings:
     size: int | None = None
     prompt: str | None = None
     guidance: float | None = None
+    fast: bool = False  # FAST in place of the entry's, of whatever is sampled in steps
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Options(TypedDict, total=False):
     size: int | None
     prompt: str | None
     guidance: float | None
+    fast: bool
     model: str | None
     weights: str | os.PathLike[str] | None
     device: str

@@ -1,7 +1,8 @@
 """Predictor: images -> maps. The one path that the command, the engines and the API all take."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,11 +12,12 @@ import torch
 from PIL import Image
 
 from dmp_cli import header, sources, store, tasks, weights
-from dmp_cli.backbone import Backbone, quiet, read_schedule
-from dmp_cli.device import Placement, choose, lost, memory, out_of_memory
+from dmp_cli.backbone import Backbone, read_schedule
+from dmp_cli.device import choose, for_network, lost, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import DeviceError, ImageError, ResourceError, UsageError
 from dmp_cli.host import TOO_LONG, Again, Array, Drawn, Host, Prepared, completed
+from dmp_cli.networks.loading import quiet
 from dmp_cli.plan import Options, Plan, Settings
 from dmp_cli.sources import Source
 from dmp_cli.weights import Recipe
@@ -52,16 +54,16 @@ class Predictor:
 
     @classmethod
     def around(cls, backbone: Backbone, recipe: Recipe) -> "Predictor":
-        """A predictor of one task with a backbone that has its LoRA, named as the task, on it."""
+        """A predictor of one task with a backbone whose UNet has the LoRA on it, in training."""
         self = cls.__new__(cls)
         self._take(Host(Plan((recipe.task,)), {recipe.task: recipe}), backbone)
-        self.notes, self.batch, self._single = (), 1, True
+        self.notes, self.batch, self._single, self._switches = (), 1, True, False
         return self
 
     def _open(self, plan: Plan) -> None:
         host = completed(plan)
         try:
-            backbone, digests, self.notes = _load(host.recipes, choose(plan.device, plan.dtype))
+            backbone, digests, self.notes = _load(host.recipes, plan)
             self._take(replace(host, digests=digests), backbone)
             self.batch = plan.batch or self._batch_for_memory()
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
@@ -71,10 +73,16 @@ class Predictor:
             ) from error
 
     def _take(self, host: Host, backbone: Backbone) -> None:
-        self.placement, self._backbone = backbone.placement, backbone
+        self.placement, self._backbone, self._switches = backbone.placement, backbone, True
         where = str(self.placement.device), self.placement.dtype_name
         self.host = replace(host, multiple=backbone.multiple).ran_on(*where)
         self.plan, self.recipes = host.plan, host.recipes
+
+    def through(self, wrap: Callable[[Backbone], Backbone]) -> "Predictor":
+        """The same with something else in place of its backbone, to see what that is asked for."""
+        other = copy(self)
+        other._backbone = wrap(self._backbone)
+        return other
 
     def _batch_for_memory(self) -> int:
         available = memory(self.placement.device)
@@ -128,21 +136,23 @@ class Predictor:
 
     @torch.inference_mode()
     def _draw(self, batch: Sequence[Prepared], names: Sequence[str]) -> list[dict[str, Array]]:
-        drawn: list[dict[str, Array]] = [{} for _ in batch]
-        latents = {}
+        latents, decoded = {}, []
         for task in names:
             recipe = self.recipes[task]
             if recipe.size not in latents:
-                pictures = np.stack([image.pictures[recipe.size] for image in batch])
-                pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+                stacked = np.stack([image.pictures[recipe.size] for image in batch])
+                pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2)
                 latents[recipe.size] = self._backbone.encode(pixels.float() / 127.5 - 1)
             prompts = [recipe.prompt if one.prompt is None else one.prompt for one in batch]
-            decoded = self._backbone.decode(self._sample(recipe, latents[recipe.size], prompts))
-            for result, picture in zip(
-                drawn, decoded.permute(0, 2, 3, 1).cpu().numpy(), strict=True
-            ):
-                result[task] = picture
-        return drawn
+            decoded.append(
+                self._backbone.decode(self._sample(recipe, latents[recipe.size], prompts))
+            )
+        # back in the network's dtype, once all tasks are under way: the device waits for no copy
+        pictures = [one.permute(0, 2, 3, 1).cpu().float().numpy() for one in decoded]
+        return [
+            {task: rows[row] for task, rows in zip(names, pictures, strict=True)}
+            for row in range(len(batch))
+        ]
 
     def _mended(self, image: Prepared, drawn: Mapping[str, Array]) -> dict[str, Drawn]:
         """What was drawn of an image; what is not finite of it, drawn again in float32."""
@@ -167,7 +177,8 @@ class Predictor:
     def _sample(
         self, recipe: Recipe, latents: torch.Tensor, prompts: Sequence[str]
     ) -> torch.Tensor:
-        self._backbone.use_lora(recipe.task)
+        if self._switches:
+            self._backbone.use_lora(recipe.task)
         # with a text, the recipe's guidance may be another; it is the same for every text
         guidance = next((weights.prompted(recipe, text).guidance for text in prompts if text), 1.0)
         return sample(
@@ -260,12 +271,19 @@ def _of_others(files: Mapping[str, Path], folder: Path, variant: str | None) -> 
     )
 
 
+def _size(folder: Path, variant: str | None) -> int:
+    """Bytes of the UNet's file; 0 if there is none, which whoever loads it will say."""
+    file = sources.weight_file(folder, "unet", variant)
+    return file.stat().st_size if file.is_file() else 0
+
+
 def _load(
-    chosen: Mapping[str, Recipe], placement: Placement
+    chosen: Mapping[str, Recipe], plan: Plan
 ) -> tuple[Backbone, dict[str, str], tuple[str, ...]]:
     """The backbone with each task's LoRA on it, the sha256 of each LoRA file, and remarks."""
-    first = next(iter(chosen.values()))
+    first, placement = next(iter(chosen.values())), choose(plan.device, plan.dtype)
     folder, variant = find_backbone(first.backbone, placement.dtype_name == "fp16")
+    placement = for_network(placement, plan.dtype, _size(folder, variant))
     files = {task: _lora_file(recipe, folder) for task, recipe in chosen.items()}
     schedule = read_schedule(folder)
     for recipe in chosen.values():

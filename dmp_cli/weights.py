@@ -10,7 +10,7 @@ from dmp_cli import header
 from dmp_cli.catalogue import ORIGINS, SETTINGS, SOURCES, Table, load
 from dmp_cli.classes import parse_classes
 from dmp_cli.errors import ModelError, UsageError
-from dmp_cli.plan import Plan, Settings
+from dmp_cli.plan import FAST, Plan, Settings
 from dmp_cli.sources import Source, lora_file
 from dmp_cli.tasks import parse_axes
 
@@ -39,6 +39,7 @@ class Recipe:
     summary: str = ""
     license: str = ""
     stated: frozenset[str] = frozenset()  # the keys that win over what the LoRA file says
+    fast: bool = False  # asked for; what it stands for is put in once the sampler is known
 
     @property
     def settings(self) -> str:
@@ -100,8 +101,8 @@ def resolve(
         raise UsageError(f"unknown model {name!r}", f"known: {', '.join(models)}")
     if _without(models[name], tasks):
         raise _no_source(name, _without(models[name], tasks))
-    chosen = _flags(settings)
-    return [_recipe(name, models[name], task, chosen) for task in tasks]
+    chosen, fast = _flags(settings), bool(settings and settings.fast)
+    return [replace(_recipe(name, models[name], task, chosen), fast=fast) for task in tasks]
 
 
 def stands_in_for(table: Table, model: str, asked: str | None) -> str | None:
@@ -113,7 +114,15 @@ def stands_in_for(table: Table, model: str, asked: str | None) -> str | None:
 
 def _flags(settings: Settings | None) -> Table:
     given = asdict(settings or Settings())
+    fast = given.pop("fast")
     chosen = {key: value for key, value in given.items() if value is not None}
+    against = [f"{key} {chosen[key]!r}" for key in (*FAST, "sampler") if key in chosen]
+    if fast and against:
+        stands_for = ", ".join(f"{key} {value!r}" for key, value in FAST.items())
+        raise UsageError(
+            f"fast contradicts {', '.join(against)}",
+            f"fast is {stands_for}, whatever the sampler: leave it out, or what contradicts it",
+        )
     for key, value in chosen.items():
         why = SETTINGS[key](value)
         if why:
@@ -158,10 +167,17 @@ def completed(recipe: Recipe) -> Recipe:
     was trained for another task.
     """
     if recipe.lora.made:
-        return recipe
+        return _hastened(recipe)
     told = header.settings(lora_file(recipe.lora), recipe.task)
     new = {key: value for key, value in told.items() if key not in recipe.stated}
-    return _guided(replace(recipe, **new, stated=recipe.stated | set(new)))
+    return _hastened(_guided(replace(recipe, **new, stated=recipe.stated | set(new))))
+
+
+def _hastened(recipe: Recipe) -> Recipe:
+    """With the settings of FAST if they were asked for, but for a model of one pass as it is."""
+    if not recipe.fast or recipe.sampler == "onepass":
+        return recipe
+    return replace(recipe, **FAST)  # type: ignore[arg-type]
 
 
 def to_train(

@@ -1,6 +1,8 @@
 """What many tests share: the tiny backbone of tests/parity, and `dmp` run in this process."""
 
+import gc
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,12 +18,24 @@ from PIL import Image
 
 from dmp_cli import cli
 from tests import hub as hubs
+from tests.faults.process import Command, Forks
 
 PARITY = Path(__file__).parent / "parity"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's `&` has it: tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # sums in the order that tests/parity was compared in, on any machine
 TASKS = ("depth", "normals", "segmentation", "albedo", "shading")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: `gc.collect`, which loading a model calls, has not to look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """At the end all may go, or libraries would speak of leaks."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +143,39 @@ def dmp(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Ran(int(ended.value.code or 0), printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Forks]]:
+    """The server of forks, started when it is first asked for."""
+    begun: list[Forks] = []
+
+    def started() -> Forks:
+        if not begun:
+            folder = tmp_path_factory.mktemp("forks")
+            begun.append(Forks(Command(folder, folder, started).environment()))
+        return begun[0]
+
+    yield started
+    for server in begun:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def typed(forks: Callable[[], Forks]) -> Path:
+    """A folder for PATH whose `dmp` is a fork of that server: what shells type costs no import."""
+    return forks().program.parent
+
+
+@pytest.fixture
+def typing(typed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PATH has that `dmp`."""
+    monkeypatch.setenv("PATH", os.pathsep.join([str(typed), os.environ["PATH"]]))
+
+
+@pytest.fixture
+def command(tmp_path: Path, forks: Callable[[], Forks]) -> Command:
+    """`dmp` as a process."""
+    folder = tmp_path / "process"
+    folder.mkdir()
+    return Command(folder, write_weights(folder / "weights.toml", "size = 64"), forks)

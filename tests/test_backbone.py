@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmp_cli import lora
-from dmp_cli.backbone import Backbone, Texts
+from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.errors import ModelError
+from dmp_cli.networks.text_encoder import Texts
 from tests.conftest import PARITY
 from tests.test_lora import LAYOUTS, STATE, saved
 
@@ -125,7 +126,6 @@ def test_one_prompt_for_each_row_is_one_for_all(backbone: Backbone) -> None:
 
 def test_a_text_that_was_not_known_is_embedded_as_one_that_was(backbone: Backbone) -> None:
     later = Backbone.load(SD, choose("cpu", "fp32"))
-    assert later._texts is not None
     assert torch.equal(later.words([""]), backbone.words([""]))
     assert later._texts._encoder is None  # let go, and not needed yet
     assert torch.equal(later.words(["a room"]), backbone.words(["a room"]))
@@ -135,7 +135,7 @@ def test_a_text_that_was_not_known_is_embedded_as_one_that_was(backbone: Backbon
 def test_embeddings_of_texts_are_bounded(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dmp_cli.backbone._KEPT", 2)
+    monkeypatch.setattr("dmp_cli.networks.text_encoder._KEPT", 2)
     texts = Texts(SD, None, torch.device("cpu"))
     first = texts("one")
     for text in ("two", "one", "three"):
@@ -166,15 +166,16 @@ def test_encoding_is_deterministic_and_decoding_in_chunks_changes_nothing(
 def test_the_text_encoder_is_let_go(backbone: Backbone) -> None:
     kinds = {type(value).__name__ for value in vars(backbone).values()}
     assert "CLIPTextModel" not in kinds
-    assert set(backbone._prompts) == {"", "a room"}
+    assert set(backbone._texts._known) == {"", "a room"}
+    assert backbone._texts._encoder is None
 
 
 @torch.inference_mode()
 def test_bf16_is_near_fp32(plain: Backbone) -> None:
     half = Backbone.load(SD, choose("cpu", "bf16"))
-    assert next(half._unet.parameters()).dtype == torch.bfloat16
+    assert half._unet.mid_block.resnets[0].conv1.weight.dtype == torch.bfloat16
     exact = plain.predict(z(), 401)
-    assert float((half.predict(z(), 401) - exact).norm() / exact.norm()) < 0.05
+    assert 0 < float((half.predict(z(), 401) - exact).norm() / exact.norm()) < 0.03
 
 
 def test_the_half_precision_files_are_taken_by_their_variant(folder: Path) -> None:
@@ -192,7 +193,7 @@ def test_the_half_precision_files_are_taken_by_their_variant(folder: Path) -> No
     with torch.inference_mode():
         found = Backbone.load(folder, choose("cpu", "fp32"), variant="fp16").predict(z(), 401)
         exact = Backbone.load(SD, choose("cpu", "fp32")).predict(z(), 401)
-    assert 0 < float((found - exact).norm() / exact.norm()) < 0.01
+    assert 0 < float((found - exact).norm() / exact.norm()) < 0.03
 
 
 def remove_weight(folder: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -184,7 +183,7 @@ def test_a_model_that_is_not_to_be_had_is_named(name: str, message: str) -> None
 
 @pytest.mark.skipif(bool(server.missing()), reason=f"needs {server.missing()}")
 def test_a_model_of_the_hub_is_fetched_once_and_checked(
-    blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: Path
 ) -> None:
     files = {path.name: path for path in blip.iterdir()}
     (tmp_path / "hub").mkdir()
@@ -192,12 +191,12 @@ def test_a_model_of_the_hub_is_fetched_once_and_checked(
     code = (
         "import contextlib; from dmp_cli.captioning import model_folder as get\n"
         "told = lambda name, size: print(name, size) or contextlib.nullcontext(lambda _: None)\n"
-        "print(get('org/blip', told))"
+        "print(get('org/blip', told)); raise SystemExit"
     )
     with server.serve(tmp_path / "hub") as address:
         at = {"HF_ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": ""}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | at, capture_output=True, text=True,
+            [typed / "dmp"], env=os.environ | at | {"PATCH": code}, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr

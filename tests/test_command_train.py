@@ -193,13 +193,14 @@ def command(data: Path, out: Path, *more: object) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_a_real_process(
-    dmp: Dmp, data: Path, tmp_path: Path, number: signal.Signals
+def test_a_signal_to_a_process(
+    data: Path, tmp_path: Path, number: signal.Signals, typed: Path
 ) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
-        command(data, out, "--steps", 100_000), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        [typed / "dmp", *command(data, out, "--steps", 100_000)[3:]],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     until = time.monotonic() + 60
     while not (out / "log.jsonl").exists() or not (out / "log.jsonl").read_text():
         assert time.monotonic() < until
@@ -232,12 +233,13 @@ def test_a_disk_that_is_full_for_real(data: Path, tmp_path: Path) -> None:
     assert list((out / "checkpoints").iterdir()) == []
 
 
-def test_a_terminal_has_a_bar_within_its_width(data: Path, tmp_path: Path) -> None:
+def test_a_terminal_has_a_bar_within_its_width(data: Path, tmp_path: Path, typed: Path) -> None:
+    more = ("--steps", 3, "--cache-latents", "--hold-out", 1)
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with (tmp_path / "stdout").open("wb") as plain:
         process = subprocess.Popen(
-            command(data, tmp_path / "out", "--steps", 3, "--cache-latents", "--hold-out", 1),
+            [typed / "dmp", *command(data, tmp_path / "out", *more)[3:]],
             stdout=plain, stderr=follower,
         )  # fmt: skip
     os.close(follower)

@@ -87,3 +87,25 @@ def test_fp16_on_cuda_is_near_fp32() -> None:
         half = Backbone.load(PARITY / "sd-tiny", device.choose("cuda")).predict(z.cuda(), 401).cpu()
         exact = Backbone.load(PARITY / "sd-tiny", device.choose("cpu")).predict(z, 401)
     assert float((half - exact).norm() / exact.norm()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "size", "by", "expected"),
+    [
+        ("cpu", "auto", 1 << 30, "avx512_bf16", "bf16"),
+        ("cpu", "auto", 1 << 30, "amx_bf16", "bf16"),
+        ("cpu", "auto", 1 << 30, "avx512_f", "fp32"),  # it would be slower
+        ("cpu", "auto", 1 << 20, "avx512_bf16", "fp32"),  # a small network gains nothing
+        ("cpu", "fp32", 1 << 30, "avx512_bf16", "fp32"),
+        ("cuda", "auto", 1 << 30, "avx512_bf16", "fp16"),
+    ],
+)
+def test_a_large_network_on_a_cpu_that_multiplies_bf16_is_computed_so(
+    machine: pytest.MonkeyPatch, kind: str, dtype: str, size: int, by: str, expected: str
+) -> None:
+    with_cuda(machine)
+    machine.setattr(torch.cpu, "get_capabilities", lambda: {by: True}, raising=False)
+    found = device.for_network(device.choose(kind, dtype), dtype, size)
+    assert found.dtype_name == expected
+    assert (by in found.reason) is (expected == "bf16")
+    assert device.multiplies_bf16() == (None if by == "avx512_f" else by)

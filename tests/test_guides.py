@@ -36,16 +36,18 @@ class Person:
 
     home: Path
     weights: Path  # the paper's models on the small backbone of the tests
+    typed: Path  # has the program `dmp`
 
     def types(self, text: str, endpoint: str, **more: str) -> str:
         """Run commands; what they printed on both streams."""
-        paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        paths = [str(self.typed), str(Path(sys.executable).parent), os.environ["PATH"]]
         inherited = {key: value for key, value in os.environ.items() if "HF_" not in key}
         ran = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text], cwd=self.home,
             env=inherited | {
-                "PATH": paths, "HOME": str(self.home), "DMP_HOME": str(self.home / "kept"),
-                "HF_HOME": str(self.home / "hf"), "HF_ENDPOINT": endpoint,
+                "PATH": os.pathsep.join(paths), "HOME": str(self.home),
+                "DMP_HOME": str(self.home / "kept"), "HF_HOME": str(self.home / "hf"),
+                "HF_ENDPOINT": endpoint,
                 "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
                 "NO_PROXY": "127.0.0.1", "DMP_WEIGHTS": str(self.weights),
             } | more,
@@ -77,7 +79,7 @@ def hub(root: Path) -> Iterator[hubs.Hub]:
 
 
 @pytest.fixture
-def person(tmp_path: Path, hub: hubs.Hub) -> Person:
+def person(tmp_path: Path, hub: hubs.Hub, typed: Path) -> Person:
     """With photos, the archive of a Drive folder, and the backbone fetched."""
     write_image(tmp_path / "photos" / "a.png")
     (tmp_path / "Downloads").mkdir()
@@ -89,7 +91,7 @@ def person(tmp_path: Path, hub: hubs.Hub) -> Person:
         f"[models.{name}]\nbackbone = {source}\nsize = 64\n" for name in ("dmp", "dmp-paper")
     )
     (tmp_path / "small.toml").write_text(small)
-    person = Person(tmp_path, tmp_path / "small.toml")
+    person = Person(tmp_path, tmp_path / "small.toml", typed)
     # so that the LoRAs are checked against the small backbone, not against the real one's shapes
     person.types("dmp weights pull dmp", hub.address)
     return person

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dmp_cli.tasks import TASKS
+from tests.faults.process import uncovered
 
 COUNT = 100_000
 MORE = 40  # MB: what the allocator keeps and gives back moves by as much
@@ -35,7 +36,7 @@ def test_every_stage_of_a_run_is_measured(folder: Path) -> None:
     words = ["predict", ",".join(TASKS), "in", "-o", "out", "--model", "demo", "--size", "64"]
     command = [sys.executable, str(SCRIPT), ".", "--side", "64", "--child", *words]
     ran = subprocess.run(
-        command, cwd=folder, env={**os.environ, "T0": str(time.time())},
+        command, cwd=folder, env=uncovered(os.environ) | {"T0": str(time.time())},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 3, ran.stderr

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,11 @@ try:
     print(json.dumps({"found": found, "cache": str(hub.cache())}))
 except DmpError as error:
     print(json.dumps({"error": str(error), "hint": error.hint, "code": error.exit_code}))
+sys.exit()
 """
+
+
+pytestmark = pytest.mark.usefixtures("typing")
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,11 @@ class Client:
     address: str
 
     def environment(self, offline: bool = False) -> dict[str, str]:
-        return hubs.environment(self.home, self.address, offline)
+        return hubs.environment(self.home, self.address, offline) | {"PATCH": FETCH}
 
     def run(self, what: str, half: bool = False, offline: bool = False, **source: Any) -> Any:
         ran = subprocess.run(
-            [sys.executable, "-c", FETCH, json.dumps([what, half, source])],
+            ["dmp", json.dumps([what, half, source])],
             env=self.environment(offline), capture_output=True, text=True, check=True, timeout=90,
         )  # fmt: skip
         assert ran.stderr == ""  # nothing of the client's
@@ -358,7 +361,7 @@ def test_no_secret_is_told(tmp_path: Path, fault: str) -> None:
         with_password = address.replace("://", f"://user:{password}@")
         client = Client(tmp_path, f"{with_password}/{fault}")
         ran = subprocess.run(
-            [sys.executable, "-c", FETCH, json.dumps(["lora", False, SOURCE])],
+            ["dmp", json.dumps(["lora", False, SOURCE])],
             env=client.environment() | {"HF_TOKEN": token}, capture_output=True, text=True,
             check=True, timeout=60,
         )  # fmt: skip

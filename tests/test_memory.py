@@ -17,7 +17,7 @@ from dmp_cli.engines import local, saving, steps
 from dmp_cli.host import Host
 from dmp_cli.plan import Output, Plan, Settings
 from tests.conftest import write_image, write_weights
-from tests.faults.process import Command, Ended
+from tests.faults.process import Command, Ended, Forks
 
 PIXELS = Plan(("depth",)).in_flight
 # What a pixel at full size takes at most, while a JPEG is read or a map of depth becomes a PNG:
@@ -25,24 +25,13 @@ PIXELS = Plan(("depth",)).in_flight
 BYTES = 28
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """`dmp` as a process of its own: what it takes is told of it alone."""
-
-    def none() -> None:
-        raise RuntimeError("no forks here")
-
-    folder = tmp_path / "process"
-    folder.mkdir()
-    return Command(folder, write_weights(folder / "weights.toml", "size = 64"), none)  # type: ignore[arg-type]
-
-
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> int:
+def small(tmp_path_factory: pytest.TempPathFactory, forks: Callable[[], Forks]) -> int:
     """Bytes that `dmp predict depth` takes with a picture that takes none."""
     folder = tmp_path_factory.mktemp("small")
-    command = Command(folder, write_weights(folder / "weights.toml", "size = 64"), None)  # type: ignore[arg-type]
-    ended = command.predict(write_image(folder / "in/0.png"), "-o", folder / "out", measured=True)
+    command = Command(folder, write_weights(folder / "weights.toml", "size = 64"), forks)
+    image, out = write_image(folder / "in/0.png"), folder / "out"
+    ended = command.fork("predict", "depth", image, "-o", out, *command.model)
     assert ended.code == 0
     assert ended.memory
     return ended.memory
@@ -58,7 +47,8 @@ def many(folder: Path, count: int, height: int, width: int) -> Path:
 
 def predicted(command: Command, folder: Path, *words: object) -> Ended:
     out = command.folder / "out"
-    ended = command.predict(folder, "-o", out, *words, timeout=1500, measured=True)
+    ended = command.fork("predict", "depth", folder, "-o", out, *words, *command.model,
+                         timeout=1500)  # fmt: skip
     assert ended.code == 0, ended.err
     assert len(ended.lines) == len(list(folder.iterdir()))
     return ended
@@ -216,7 +206,8 @@ def test_a_signal_ends_a_run_though_a_reader_hangs(
 ) -> None:
     """A pipe in the place of a file that was found is never read to its end: as a disk is gone."""
     folder = many(tmp_path / "in", 4, 48, 64)
-    dmp = command.start("predict", "depth", folder, "-o", tmp_path / "out", *command.model)
+    dmp = command.start("predict", "depth", folder, "-o", tmp_path / "out", *command.model,
+                        forked=True)  # fmt: skip
     dmp.says("loading model")
     (folder / "2.jpg").unlink()
     os.mkfifo(folder / "2.jpg")

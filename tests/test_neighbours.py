@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmp_cli import catalogue, tasks
-from dmp_cli.backbone import Backbone, quiet, read_schedule
+from dmp_cli.backbone import Backbone, read_schedule
 from dmp_cli.device import choose
 from dmp_cli.errors import ModelError
+from dmp_cli.networks.loading import quiet
 from tests import backbones
 from tests.conftest import Dmp, apart, write_image
 

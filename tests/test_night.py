@@ -23,9 +23,6 @@ from dmp_cli.errors import ResourceError, UsageError
 from dmp_cli.jobs import Job, Result
 from tests.conftest import Dmp, write_image
 
-DMP = f"{shlex.quote(sys.executable)} -m dmp_cli"
-
-
 # Signs of life ----------------------------------------------------------------------------
 
 
@@ -134,13 +131,13 @@ def test_an_engine_ends_in_order_where_results_cannot_be_told(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 def test_a_log_on_a_full_disk_ends_nothing(
-    photos: Path, tmp_path: Path, model: tuple[str, ...]
+    photos: Path, tmp_path: Path, model: tuple[str, ...], typed: Path
 ) -> None:
     (photos / "bad.png").write_text("no image")
     words = [*map(str, ("predict", "depth", photos, "-o", tmp_path / "out")), *model]
     with Path("/dev/full").open("wb") as full:
         ran = subprocess.run(
-            [sys.executable, "-m", "dmp_cli", *words],
+            [typed / "dmp", *words],
             stdout=subprocess.PIPE, stderr=full, text=True, check=False,
         )  # fmt: skip
         none = subprocess.run(
@@ -194,12 +191,12 @@ def test_enough_room_for_failures_changes_nothing(
 
 
 @pytest.mark.skipif(not (shutil.which("jq") and shutil.which("find")), reason="no jq or find here")
-def test_find_and_jq(photos: Path, tmp_path: Path, model: tuple[str, ...]) -> None:
+def test_find_and_jq(photos: Path, tmp_path: Path, model: tuple[str, ...], typed: Path) -> None:
     strange = write_image(photos / "sub/new\nline.png")
     (photos / "bad.png").write_text("no image")
     command = (
-        f"set -o pipefail; find . -type f -print0 | {DMP} predict depth - -0 -o {tmp_path}/out "
-        f"--json {shlex.join(model)} | jq -r '[.status, .input] | @json'"
+        f"set -o pipefail; find . -type f -print0 | {typed}/dmp predict depth - -0 --json "
+        f"-o {tmp_path}/out {shlex.join(model)} | jq -r '[.status, .input] | @json'"
     )
     done = subprocess.run(
         ["bash", "-c", command], cwd=photos, capture_output=True, text=True, check=False
@@ -214,15 +211,15 @@ def test_find_and_jq(photos: Path, tmp_path: Path, model: tuple[str, ...]) -> No
 
 
 def test_results_come_as_they_are_done_and_no_faster_than_they_are_read(
-    tmp_path: Path, model: tuple[str, ...]
+    tmp_path: Path, model: tuple[str, ...], typed: Path
 ) -> None:
     for i in range(60):
         write_image(tmp_path / f"in/{i:02d}.png", 16, 16, i)
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     child = subprocess.Popen(
-        [sys.executable, "-m", "dmp_cli", "predict", "depth", str(tmp_path / "in"), "--json",
-         "-o", str(tmp_path / "out"), "--size", "16", *model],
+        [typed / "dmp", "predict", "depth", tmp_path / "in", "--json",
+         "-o", tmp_path / "out", "--size", "16", *model],
         stdout=writing, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(writing)

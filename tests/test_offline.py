@@ -30,6 +30,9 @@ sys.addaudithook(hook)
 """
 
 
+pytestmark = pytest.mark.usefixtures("typing")
+
+
 @dataclass(frozen=True)
 class Machine:
     """A home of its own, and a weights file whose model `hub` comes from org/tiny."""
@@ -38,17 +41,20 @@ class Machine:
     address: str
     weights: Path
 
-    def dmp(self, *words: object, sockets: bool = True, offline: bool = False) -> Ran:
-        """Run `dmp`; with `sockets=False` an attempt to open one is an error and is noted."""
+    def dmp(
+        self, *words: object, sockets: bool = True, offline: bool = False, forked: bool = True
+    ) -> Ran:
+        """Run `dmp`; with `sockets=False`, which cannot be forked, to open one is an error."""
         environment = hubs.environment(self.folder / "hf", self.address, offline)
         environment |= {"DMP_HOME": str(self.folder / "dmp"), "OMP_NUM_THREADS": "1"}
         if not sockets:
             (self.folder / "hook").mkdir(exist_ok=True)
             (self.folder / "hook" / "sitecustomize.py").write_text(NO_SOCKETS)
             environment |= {"PYTHONPATH": str(self.folder / "hook"), "OPENED": str(self.opened)}
+        start = ("dmp",) if sockets and forked else (sys.executable, "-m", "dmp_cli")
         ran = subprocess.run(
-            [sys.executable, "-m", "dmp_cli", *map(str, words)],
-            env=environment, capture_output=True, text=True, check=False, timeout=120,
+            [*start, *map(str, words)], env=environment, capture_output=True, text=True,
+            check=False, timeout=120,
         )  # fmt: skip
         return Ran(ran.returncode, ran.stdout, ran.stderr)
 
@@ -243,7 +249,7 @@ def test_what_is_missing_is_told_at_once(tmp_path: Path, how: str) -> None:
         machine = Machine(tmp_path, address, weights)
         words = ("--offline",) if how == "--offline" else ()
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        ran = machine.predict(*words, offline=how == "HF_HUB_OFFLINE")
+        ran = machine.predict(*words, offline=how == "HF_HUB_OFFLINE", forked=False)
         after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - start
     assert ran.code == 5
     busy = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

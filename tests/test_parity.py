@@ -21,6 +21,7 @@ from dmp_cli import classes, tasks
 from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.diffusion import Sampling, sample
+from dmp_cli.tasks import Array
 from dmp_cli.train.objective import losses
 from tests.conftest import PARITY, apart
 
@@ -62,13 +63,24 @@ def latents_of(backbone: Backbone, case: dict[str, Any], official_layout: bool =
     )  # fmt: skip
 
 
-LATENTS = sorted(name for name in GOLDEN if name.startswith("latent") and name != "latent/source")
+def require_latents(found: Tensor, name: str) -> None:
+    assert apart(found, GOLDEN[name]) < (1e-4 if CASES[name]["prompt"] else 1e-5)
 
 
-@pytest.mark.parametrize("name", LATENTS)
+DRAWN = ("latent/ddim/5", "latent/oracle/5")  # `test_maps` goes on with them
+MORE = ("latent/ddim/10", "latent/oracle/10", "latent_wide/oracle/5")  # steps of the same kinds
+LATENTS = sorted(
+    name
+    for name in GOLDEN
+    if name.startswith("latent") and name not in ("latent/source", *DRAWN, *MORE)
+)
+
+
+@pytest.mark.parametrize(
+    "name", [*LATENTS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
+)
 def test_latents(backbone: Backbone, name: str) -> None:
-    limit = 1e-4 if CASES[name]["prompt"] else 1e-5
-    assert apart(latents_of(backbone, CASES[name]), GOLDEN[name]) < limit
+    require_latents(latents_of(backbone, CASES[name]), name)
 
 
 @torch.inference_mode()
@@ -76,18 +88,33 @@ def test_source_latents(backbone: Backbone) -> None:
     assert apart(backbone.encode(pictures(["a", "b"])), GOLDEN["latent/source"]) < 1e-5
 
 
-@pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith(("depth/", "rgb/"))])
+@pytest.mark.parametrize("name", DRAWN)
 @torch.inference_mode()
 def test_maps(backbone: Backbone, name: str) -> None:
-    drawn = backbone.decode(latents_of(backbone, CASES[name])).permute(0, 2, 3, 1).numpy()
-    row = tasks.find("depth" if name.startswith("depth/") else "albedo")
-    coding = tasks.Coding(scale=CASES[name].get("target_scale", 1))
-    maps = np.stack([row.decode(picture, coding) for picture in drawn])[:, ::4, ::4]
-    if row.name == "depth":
-        assert apart(maps, GOLDEN[name]) < 1e-4
-        return
-    shown = row.preview(maps, tasks.View()).pixels
-    assert np.abs(shown.astype(int) - GOLDEN[name]).max() <= 1
+    """The latents, and what they are as depth and as a picture."""
+    latents = latents_of(backbone, CASES[name])
+    require_latents(latents, name)
+    drawn = backbone.decode(latents).permute(0, 2, 3, 1).numpy()
+    depth, rgb = (name.replace("latent", kind) for kind in ("depth", "rgb"))
+    for other in (depth, rgb):
+        same = ("sampler", "steps", "prompt", "inputs", "lora")
+        assert {key: CASES[other][key] for key in same} == {key: CASES[name][key] for key in same}
+    coding = tasks.Coding(scale=CASES[depth]["target_scale"])
+    assert apart(maps_of("depth", drawn, coding), GOLDEN[depth]) < 1e-4
+    shown = tasks.find("albedo").preview(maps_of("albedo", drawn), tasks.View()).pixels
+    assert np.abs(shown.astype(int) - GOLDEN[rgb]).max() <= 1
+
+
+def test_every_golden_array_has_its_test() -> None:
+    maps = {name.replace("latent", kind) for name in DRAWN for kind in ("depth", "rgb")}
+    alone = {"latent/source", "train_loss", "prompt_ids"}
+    assert {*GOLDEN} == {*LATENTS, *DRAWN, *MORE, *maps, *alone}
+
+
+def maps_of(task: str, drawn: Array, coding: tasks.Coding | None = None) -> Array:
+    """Every fourth pixel, as the golden maps have it."""
+    row, coding = tasks.find(task), coding or tasks.Coding()
+    return np.stack([row.decode(picture, coding) for picture in drawn])[:, ::4, ::4]
 
 
 @torch.inference_mode()

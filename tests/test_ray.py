@@ -26,6 +26,11 @@ from tests.faults.outputs import maps
 from tests.faults.process import Command, Ended, Forks, Running
 
 RAY = ("--engine", "ray")
+# coverage is measured in the command, not in the ten processes of the cluster
+ALONE = """
+import os
+for name in [name for name in os.environ if name.startswith("COVERAGE")]: del os.environ[name]
+"""
 
 
 def no_forks() -> Forks:
@@ -238,7 +243,8 @@ def test_as_the_local_engine_and_resumed_by_it(command: Command, dmp: Dmp, tmp_p
     look = ("--format", "png,npy", "--json", "--batch", "2", "--no-progress")
     how = ("predict", "depth", photos, *command.model, *look)
     out, local = tmp_path / "out", tmp_path / "local"
-    ended = command.run(*how, "-o", out, *RAY, env={"DMP_RAY_PREDICTORS": "2"}, timeout=250)
+    ended = command.run(*how, "-o", out, *RAY, env={"DMP_RAY_PREDICTORS": "2"}, timeout=250,
+                        patch=ALONE, covered=True)  # fmt: skip
     assert ended.code == 3, ended.err
     status = {name: one["status"] for name, one in ended.records.items()}
     assert status == dict.fromkeys(("0.png", "1.png", "2.png", "3.png"), "done") | {

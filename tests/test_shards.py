@@ -185,9 +185,9 @@ def guide(name: str) -> str:
 class Farm:
     """A folder with photos that machines share, and commands that are typed on them."""
 
-    def __init__(self, root: Path, weights: Path) -> None:
+    def __init__(self, root: Path, weights: Path, programs: Path) -> None:
         self.root = root
-        paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        paths = os.pathsep.join([str(programs), os.environ["PATH"]])
         inherited = {name: text for name, text in os.environ.items() if "SLURM" not in name}
         self._environment = inherited | {
             "PATH": paths, "DMP_HOME": str(root / "kept"), "HF_HOME": str(root / "hf"),
@@ -227,8 +227,8 @@ class Farm:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, weights: Path) -> Farm:
-    return Farm(tmp_path, weights)
+def farm(tmp_path: Path, weights: Path, typed: Path) -> Farm:
+    return Farm(tmp_path, weights, typed)
 
 
 EVERY = [f"{seed}.png" for seed in range(8)]
@@ -259,6 +259,8 @@ def test_the_tasks_of_a_slurm_array_share_the_work(farm: Farm) -> None:
         assert len(paths.splitlines()) == len(done)
 
 
-def test_several_devices_are_asked_for_as_the_guide_says(farm: Farm) -> None:
+def test_several_devices_are_asked_for_as_the_guide_says(tmp_path: Path, weights: Path) -> None:
+    """By the program that is installed."""
+    farm = Farm(tmp_path, weights, Path(sys.executable).parent)
     ((printed, _),) = farm.type(f"{guide('devices').strip()} --dry-run")
     assert len(printed.splitlines()) == 8

@@ -47,9 +47,8 @@ LORA = "pytorch_lora_weights.safetensors"
 
 
 @pytest.fixture(autouse=True)
-def _accelerate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """accelerate keeps device and precision for the life of a process; collecting takes long."""
-    monkeypatch.setattr("dmp_cli.backbone.gc.collect", lambda: 0)
+def _accelerate() -> Iterator[None]:
+    """accelerate keeps device and precision for the life of a process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_the_commands_run_from_a_folder_to_numbers(tmp_path: Path) -> None:
-    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+def test_the_commands_run_from_a_folder_to_numbers(tmp_path: Path, typed: Path) -> None:
+    paths = os.pathsep.join([str(typed), os.environ["PATH"]])
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "".join(blocks("bash"))],
         cwd=tmp_path, env=os.environ | {"PATH": paths, "DMP_MODEL": "dmp"},

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -250,6 +249,7 @@ def watch(
     dmp: Dmp, photos: Path, tmp_path: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> Watch:
     monkeypatch.setattr(signals, "PATIENCE", 1e6)  # of a process that is not only dmp's
+    monkeypatch.setattr(arrivals, "STEADY", 0.5)  # each picture is written at once
     return Watch(dmp, photos, tmp_path / "out", model)
 
 
@@ -404,14 +404,14 @@ def test_a_folder_before_the_task_is_told(dmp: Dmp, photos: Path, tmp_path: Path
     assert "the task comes first" in ran.err
 
 
-def test_a_process_that_idles_ends_promptly(watch: Watch) -> None:
+def test_a_process_that_idles_ends_promptly(watch: Watch, typed: Path) -> None:
     """And one that is killed leaves a manifest that the next goes on from."""
-    words = ("watch", "depth", watch.folder, "-o", watch.out, *watch.model)
-    command = [sys.executable, "-m", "dmp_cli", *map(str, words)]
+    command = [typed / "dmp", "watch", "depth", watch.folder, "-o", watch.out, *watch.model]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     watch.wait(3)
-    process.kill()
-    process.wait()
+    (run,) = watch.lines("run")
+    os.kill(run["pid"], signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     assert watch.dmp("status", watch.out).code == 8
     ended: list[float] = []
 

@@ -16,6 +16,7 @@ from dmp_cli.publishing import release, upload
 from tests import hub as hubs
 from tests import hub_writes
 from tests.conftest import PARITY, Dmp, write_image, write_weights
+from tests.faults.process import uncovered
 from tests.hub_writes import TOKEN, Server
 from tests.releases import LORA, SHA256
 
@@ -196,7 +197,7 @@ def environment(address: str, home: Path) -> dict[str, str]:
     return os.environ | own | {"HF_HUB_OFFLINE": "0", "HF_TOKEN": "", "NO_PROXY": "127.0.0.1"}
 
 
-def test_pushed_and_pulled(dmp: Dmp, hub: Server, tmp_path: Path) -> None:
+def test_pushed_and_pulled(dmp: Dmp, hub: Server, tmp_path: Path, typed: Path) -> None:
     """Maps are those of the local files; and diffusers loads the files as the card says."""
     if hubs.missing():
         pytest.skip(f"no {hubs.missing()} here")
@@ -218,19 +219,12 @@ def test_pushed_and_pulled(dmp: Dmp, hub: Server, tmp_path: Path) -> None:
     (tmp_path / "theirs.toml").write_text(ran.out)
     readme = (hub.blob("org/tiny", "main", "README.md") or b"").decode()
     (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.S)
-    command = [
-        "-m",
-        "dmp_cli",
-        *predict,
-        "-o",
-        tmp_path / "2",
-        "--weights",
-        tmp_path / "theirs.toml",
-    ]
+    out = ["-o", tmp_path / "2", "--weights", tmp_path / "theirs.toml"]
+    check = [sys.executable, "-c", f"LORA = {str(LORA)!r}\n{snippet}\n{CHECK}"]
     with hubs.serve(hub.root) as address:
-        for words in (command, ["-c", f"LORA = {str(LORA)!r}\n{snippet}\n{CHECK}"]):
+        for words in ([typed / "dmp", *predict, *out], check):
             done = subprocess.run(
-                [sys.executable, *map(str, words)], env=environment(address, tmp_path / "away"),
+                words, env=uncovered(environment(address, tmp_path / "away")),
                 capture_output=True, text=True, check=False, timeout=200,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr

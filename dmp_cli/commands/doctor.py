@@ -25,7 +25,7 @@ def doctor(
 
     Exits as a run would if the device asked for is not there, or the weights file is not valid.
     """
-    from dmp_cli.device import choose, memory
+    from dmp_cli.device import choose, memory, multiplies_bf16
 
     placement = choose(device, dtype)
     facts = {
@@ -34,6 +34,7 @@ def doctor(
         **{name: version(name) for name in _PACKAGES},
         "device": f"{placement.device} ({placement.reason})",
         "dtype": placement.dtype_name,
+        "bf16 on the CPU": multiplies_bf16() or "none: slower than fp32",
         "memory": _memory(_host_memory()),
         "device memory": _memory(memory(placement.device)),
         **_models(weights),

@@ -166,6 +166,12 @@ Spacing = Annotated[
     typer.Option(help=f"Of the steps: {_names(SPACINGS)}.", rich_help_panel=MODEL,
                  autocompletion=lambda: SPACINGS),
 ]  # fmt: skip
+Fast = Annotated[
+    bool,
+    typer.Option("--fast", rich_help_panel=MODEL,
+                 help="One call per map: --steps 1 --spacing trailing --final y0; a onepass model "
+                 "stays as it is."),
+]  # fmt: skip
 Prediction = Annotated[
     str | None,
     typer.Option(help=f"What the network predicts: {_names(PREDICTIONS)}.",
@@ -263,12 +269,23 @@ Device = Annotated[
 ]  # fmt: skip
 Dtype = Annotated[
     str,
-    typer.Option(help=f"{_names(DTYPES)}; auto: fp16 on CUDA, else fp32.", rich_help_panel=RUN,
+    typer.Option(help=f"{_names(DTYPES)}; auto: fp16 on CUDA, bf16 for a large network on a CPU "
+                 "that multiplies it, else fp32.", rich_help_panel=RUN,
                  autocompletion=lambda: DTYPES),
 ]  # fmt: skip
 Batch = Annotated[
     str, typer.Option(help="Images at once, or auto.", metavar="N|auto", rich_help_panel=RUN)
 ]
+Readers = Annotated[
+    int,
+    typer.Option(help="Threads that read images.", metavar="N", min=1, max=256,
+                 rich_help_panel=RUN),
+]  # fmt: skip
+Writers = Annotated[
+    int,
+    typer.Option(help="Threads that write maps.", metavar="N", min=1, max=256,
+                 rich_help_panel=RUN),
+]  # fmt: skip
 
 Colormap = Annotated[
     str,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Container
 from copy import copy
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from dmp_cli.commands import options as opt
@@ -41,6 +42,7 @@ class RunOptions:
     spacing: opt.Spacing = None
     prediction: opt.Prediction = None
     final: opt.Final = None
+    fast: opt.Fast = False
     prompt: opt.Prompt = None
     prompt_from: opt.PromptFrom = None
     caption: opt.Caption = False
@@ -50,6 +52,8 @@ class RunOptions:
     device: opt.Device = "auto"
     dtype: opt.Dtype = "auto"
     batch: opt.Batch = "auto"
+    readers: opt.Readers = 2
+    writers: opt.Writers = 2
     shard: opt.Shard = None
     devices: opt.Devices = None
     engine: opt.Engine = "local"
@@ -88,7 +92,7 @@ class RunOptions:
         settings = Settings(
             steps=self.steps, sampler=self.sampler, spacing=self.spacing,
             prediction=self.prediction, final=self.final, size=self.size, prompt=self.prompt,
-            guidance=self.guidance,
+            guidance=self.guidance, fast=self.fast,
         )  # fmt: skip
         output = Output(
             formats=parse.formats(self.formats), colormap=parse.colormap(self.colormap),
@@ -109,6 +113,7 @@ class RunOptions:
             classes=self.classes,
             background=parse.background(self.background),
             exposure=parse.exposure(self.exposure), output=output,
+            readers=self.readers, writers=self.writers,
         )  # fmt: skip
 
 
@@ -121,12 +126,15 @@ def _unlisted(annotation: Any) -> Any:
 
 
 def with_run_options(
-    command: Callable[..., None], hidden: Container[str] = ()
+    command: Callable[..., None], hidden: Container[str] = (), only: Container[str] | None = None
 ) -> Callable[..., None]:
     """`command(..., options: RunOptions)` as a command that has each field as an option.
 
-    Fields that are `hidden` are not in its `--help`: those that it refuses by name.
+    Fields that are `hidden` are not in its `--help`: those that it refuses by name. With `only`,
+    the others are no options and have their defaults; the output is then the command's to say.
     """
+    rows = [row for row in fields(RunOptions) if only is None or row.name in only]
+    unsaid: dict[str, Any] = {} if only is None or "output" in only else {"output": Path()}
     own = [
         row.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for row in inspect.signature(command).parameters.values()
@@ -138,13 +146,13 @@ def with_run_options(
             annotation=_unlisted(row.type) if row.name in hidden else row.type,
             default=inspect.Parameter.empty if row.default is MISSING else row.default,
         )
-        for row in fields(RunOptions)
+        for row in rows
     ]  # fmt: skip
 
     @wraps(command)
     def run(**given: Any) -> None:
-        asked = {row.name: given.pop(row.name) for row in fields(RunOptions)}
-        command(**given, options=RunOptions(**asked))
+        asked = {row.name: given.pop(row.name) for row in rows}
+        command(**given, options=RunOptions(**asked, **unsaid))
 
     run.__signature__ = inspect.Signature([*own, *spread])  # type: ignore[attr-defined]
     return run

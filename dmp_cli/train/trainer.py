@@ -12,11 +12,12 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from dmp_cli import __version__, adapters, header, lora
-from dmp_cli.backbone import Backbone, TextEncoder
+from dmp_cli.backbone import Backbone
 from dmp_cli.data import Pair
 from dmp_cli.device import DTYPES, Placement, choose
 from dmp_cli.errors import ImageError, ModelError, UsageError
 from dmp_cli.lora import Matrices
+from dmp_cli.networks.text_encoder import TextEncoder
 from dmp_cli.predict import Predictor
 from dmp_cli.train import checkpoints, objective, result
 from dmp_cli.train.checkpoints import State

@@ -2,15 +2,17 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
+from tempfile import TemporaryDirectory
 from threading import Timer
-from typing import Any
+from typing import IO, Any
 
 from tests.faults import server
 
@@ -27,6 +29,11 @@ atexit.register(peak)
 # What a machine may say that runs these tests, and what would change how dmp runs
 _UNSET = ("DMP_MODEL", "DMP_WEIGHTS", "NO_COLOR", "HF_TOKEN", "HF_ENDPOINT", "RANK", "WORLD_SIZE",
           "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "LOCAL_RANK")  # fmt: skip
+
+
+def uncovered(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of an environment, what makes no process measure coverage: that takes it seconds."""
+    return {name: environment[name] for name in environment if not name.startswith("COVERAGE")}
 
 
 @dataclass(frozen=True)
@@ -77,19 +84,26 @@ class Command:
     def start(self, *words: object, env: Mapping[str, str] | None = None, **how: Any) -> "Running":
         """Start `dmp WORDS`; `env` is added to its environment, `how` goes to Popen.
 
-        Three of `how` do not: `before`, the words of a program that starts it, `patch`, Python to
-        run first, for faults that nothing outside can cause, and `measured`, to know its memory.
+        Five of `how` do not: `before`, the words of a program that starts it, `patch`, Python to
+        run first, for faults that nothing outside can cause, `measured`, to know its memory,
+        `forked`, to have it as a fork, through a program that passes signals on, and `covered`, to
+        have coverage measured without that, which takes seconds.
         """
         patch = how.pop("patch", None)
         if how.pop("measured", False):
             patch = f"{patch or ''}\n{PEAK}"
         start = DMP if patch is None else (sys.executable, "-c", f"{patch}\n{MAIN}")
+        changes = dict(env or {})
+        covered = how.pop("covered", False)
+        if how.pop("forked", False):
+            start, changes["PATCH"] = (str(self.forks().program),), patch or ""
         command = [*how.pop("before", ()), *start, *map(str, words)]
         self.count += 1
         out, err, peak = (self.folder / f"{self.count}.{name}" for name in ("out", "err", "peak"))
         with out.open("wb") as stdout, err.open("wb") as stderr:
             streams = {"stdout": stdout, "stderr": stderr, "stdin": subprocess.DEVNULL}
-            given = self.environment(PEAK=str(peak), **(env or {}))
+            given = self.environment(PEAK=str(peak), **changes)
+            given = given if covered else uncovered(given)  # a fork has it from the server
             process = subprocess.Popen(command, env=given, **(streams | how))
         return Running(process, out, err, peak)
 
@@ -109,10 +123,11 @@ class Command:
         self.count += 1
         out, err = (self.folder / f"{self.count}.{name}" for name in ("out", "err"))
         order = {
-            "argv": ["dmp", *map(str, words)], "patch": patch, "out": str(out),
-            "err": str(err), "env": self.environment(**env), "timeout": timeout,
+            "argv": ["dmp", *map(str, words)], "patch": patch, "timeout": timeout,
+            "env": self.environment(**env), "cwd": str(Path.cwd()),
         }  # fmt: skip
-        told = self.forks().ask(order)
+        with open(os.devnull) as none, out.open("wb") as stdout, err.open("wb") as stderr:  # noqa: PTH123
+            told = self.forks().ask(order, (none, stdout, stderr))
         return Ended(out=out.read_bytes(), err=err.read_text(errors="replace"), **told)
 
 
@@ -165,25 +180,62 @@ class Running:
         )  # fmt: skip
 
 
+# A client of the server as a program: signals reach the fork, and it ends as the fork does
+PROGRAM = """\
+#!{python} -IS
+import json, os, signal, socket, sys
+passed = (signal.SIGINT, signal.SIGTERM)
+signal.pthread_sigmask(signal.SIG_BLOCK, passed)
+order = {{
+    "argv": ["dmp", *sys.argv[1:]], "patch": os.environ.pop("PATCH", ""), "timeout": 240,
+    "env": dict(os.environ), "cwd": os.getcwd(),
+}}
+with socket.socket(socket.AF_UNIX) as server, server.makefile() as answer:
+    server.connect({place!r})
+    text = json.dumps(order).encode() + b"\\n"
+    socket.send_fds(server, [text[:1]], [0, 1, 2])
+    server.sendall(text[1:])
+    pid = json.loads(answer.readline())["pid"]
+    for number in passed:
+        signal.signal(number, lambda number, _: os.kill(pid, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
+    code = json.loads(answer.readline())["code"]
+if code < 0:
+    if -code in passed:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
+
+
 class Forks:
     """The process of server.py."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        self._folder = TemporaryDirectory(prefix="dmp-")  # a socket's path has to be short
+        self._place = str(Path(self._folder.name) / "socket")
+        self.program = Path(self._folder.name) / "dmp"  # forks one with its own streams
+        self.program.write_text(PROGRAM.format(python=sys.executable, place=self._place))
+        self.program.chmod(0o755)
         self._server = subprocess.Popen(
-            [sys.executable, server.__file__], env=environment, text=True,
+            [sys.executable, server.__file__, self._place], env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
+        assert self._server.stdout is not None
+        if self._server.stdout.readline() != "listening\n":
+            raise RuntimeError("the server of forks has ended")
 
-    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Fork a `dmp`; its exit code, seconds and memory."""
-        streams = self._server
-        assert streams.stdin is not None
-        assert streams.stdout is not None
-        streams.stdin.write(json.dumps(order) + "\n")
-        streams.stdin.flush()
-        told: dict[str, Any] = json.loads(streams.stdout.readline())
-        return told
+    def ask(self, order: dict[str, Any], streams: Sequence[IO[Any]]) -> dict[str, Any]:
+        """Fork a `dmp` with these standard streams; its exit code, seconds and memory."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(self._place)
+            text = json.dumps(order).encode() + b"\n"
+            socket.send_fds(client, [text[:1]], [stream.fileno() for stream in streams])
+            client.sendall(text[1:])
+            *_, told = map(json.loads, client.makefile())
+        return dict(told)
 
     def close(self) -> None:
         """End it."""
         self._server.communicate()
+        self._folder.cleanup()

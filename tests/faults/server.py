@@ -1,13 +1,19 @@
-"""Run as a process: imports what a run imports, then forks a `dmp` for each line it is sent.
+"""Run as a process: imports what a run imports, then forks a `dmp` for each order it is sent.
 
-Each line is a JSON object: argv, env, patch (Python to run first), out and err (files), timeout
-(seconds, then SIGALRM). The answer is a line with code, seconds, cpu and memory.
+It listens on the socket that its only argument names, and ends when its standard input does. An
+order is a line of JSON: argv, env, cwd, patch (Python to run first) and timeout (seconds, then
+SIGALRM). With its first byte come the three standard streams of the `dmp`. The answer is a line
+with its pid, and at its end one with code, seconds, cpu and memory. A client that goes away takes
+its `dmp` with it. Several may run at once.
 """
 
+import atexit
 import gc
 import json
 import os
+import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,34 +22,65 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 
-def _become(order: dict[str, Any]) -> None:
+def _become(order: dict[str, Any], streams: list[int]) -> None:
     """What a fresh process would have."""
     os.environ.clear()
     os.environ.update(order["env"])
-    for number, name in ((1, "out"), (2, "err")):
-        opened = os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(opened, number)
-        os.close(opened)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(order["cwd"])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]  # it reads the environment as it is imported
     signal.alarm(order["timeout"])
     sys.argv = order["argv"]
 
 
-def _forked() -> dict[str, Any] | None:
-    """In each child its order; in the parent None, once there are no more orders."""
-    for line in sys.stdin:
-        order: dict[str, Any] = json.loads(line)
-        begun, child = time.monotonic(), os.fork()
-        if not child:
-            return order
-        _, status, usage = os.wait4(child, 0)
-        told = {
-            "code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - begun,
-            "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss << 10,
-        }  # fmt: skip
-        print(json.dumps(told), flush=True)
+def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """The order of a client, and its streams."""
+    first, streams, _, _ = socket.recv_fds(client, 1, 3)
+    with client.makefile("rb") as file:
+        order: dict[str, Any] = json.loads(first + file.readline())
+    return order, streams
+
+
+def _minded(client: socket.socket) -> dict[str, Any] | None:
+    """In a child its order; in its parent None, once it has ended and the client knows how."""
+    order, streams = _received(client)
+    begun, child = time.monotonic(), os.fork()
+    if not child:
+        client.close()
+        _become(order, streams)
+        return order
+    client.sendall(json.dumps({"pid": child}).encode() + b"\n")
+    ended = os.pidfd_open(child)
+    if gone := ended not in select.select([ended, client], [], [])[0]:
+        os.kill(child, signal.SIGKILL)
+    _, status, usage = os.wait4(child, 0)
+    if gone:
+        return None
+    told = {
+        "code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - begun,
+        "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss << 10,
+    }  # fmt: skip
+    client.sendall(json.dumps(told).encode() + b"\n")
+    return None
+
+
+def _forked(place: str) -> dict[str, Any] | None:
+    """In each child its order; None in the server at its end, and in those that mind a child."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(place)
+        server.listen()
+        print("listening", flush=True)
+        minds: set[int] = set()
+        while server in select.select([server, sys.stdin], [], [])[0]:
+            client, _ = server.accept()
+            if not (mind := os.fork()):
+                return _minded(client)
+            client.close()
+            minds.add(mind)
+            minds -= {one for one in minds if os.waitpid(one, os.WNOHANG)[0]}
     return None
 
 
@@ -61,6 +98,7 @@ def _run(patch: str, main: Callable[[], None]) -> NoReturn:
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -78,7 +116,6 @@ if __name__ == "__main__":
     _ = (transformers.CLIPTokenizer, dmp_cli.engines.local)
     gc.collect()
     gc.freeze()  # or each child would copy what its collector looks at
-    if order := _forked():
-        _become(order)
+    if order := _forked(sys.argv[1]):
         _run(order["patch"], main)
     os._exit(0)

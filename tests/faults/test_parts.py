@@ -177,7 +177,7 @@ def test_a_lost_accelerator_ends_the_run(command: Command, folder: Path, tmp_pat
     for seed in range(4, 30):
         write_image(folder / f"{seed}.png", seed=seed)
     words = ("predict", "depth", folder, "-o", tmp_path / "out", "--format", "npy", *command.model)
-    ran = command.run(*words, patch=LOST)
+    ran = command.fork(*words, patch=LOST)
     assert ran.code == 6, ran.err
     assert "CUDA error: device lost" in ran.err
     assert "Traceback" not in ran.err
@@ -192,11 +192,12 @@ def test_a_lost_accelerator_ends_the_run(command: Command, folder: Path, tmp_pat
 
 @pytest.mark.fault(39)
 def test_no_accelerator(command: Command, folder: Path, tmp_path: Path) -> None:
-    ran = command.predict(folder, "-o", tmp_path / "out", "--device", "cuda")
+    words = ("predict", "depth", folder, "-o", tmp_path / "out", *command.model)
+    ran = command.fork(*words, "--device", "cuda")
     assert (ran.code, ran.out) == (6, b"")
     assert "--device cuda: " in ran.err
     assert "finds no such device here" in ran.err
     assert not list((tmp_path / "out").rglob("*.png"))
-    auto = command.fork("predict", "depth", folder, "-o", tmp_path / "out", *command.model)
+    auto = command.fork(*words)
     assert auto.code == 0, auto.err
     assert len(re.findall("no accelerator found", auto.err)) == 1

@@ -111,7 +111,7 @@ def test_what_vanishes_or_changes_under_the_run(command: Command, tmp_path: Path
     for seed in range(count):
         write_image(folder / f"{seed:02}.png", seed=seed)
     running = command.start("predict", "depth", folder, "-o", out, "--json", "--format", "npy",
-                            *command.model, patch=GATE,
+                            *command.model, patch=GATE, forked=True,
                             env={"GO": str(tmp_path / "go")})  # fmt: skip
     running.prints()
     for seed in range(count - 15, count, 3):

@@ -97,9 +97,9 @@ def test_what_is_no_picture_fails_and_its_neighbours_do_not(
     for name in ("gs", "gswin64c", "convert", "magick", "djpeg", "ffmpeg", "xdg-open"):
         (spies / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/started\n")
         (spies / name).chmod(0o755)
-    ran = command.predict(
-        folder, "-o", tmp_path / "out", "--json", "--max-pixels", 70_000_000,
-        env={"PATH": f"{spies}:{os.environ['PATH']}"}, measured=True,
+    ran = command.fork(
+        "predict", "depth", folder, "-o", tmp_path / "out", "--json", "--max-pixels", 70_000_000,
+        *command.model, PATH=f"{spies}:{os.environ['PATH']}",
     )  # fmt: skip
     assert ran.code == 3, ran.err
     records = ran.records
@@ -221,7 +221,8 @@ def test_what_the_network_is_given(command: Command, tmp_path: Path) -> None:
     folder.mkdir()
     for name, good in files.items():
         (folder / name).write_bytes(good.data)
-    ran = command.predict(folder, "-o", out, "--json", "--side-by-side")
+    ran = command.fork("predict", "depth", folder, "-o", out, "--json", "--side-by-side",
+                       *command.model)  # fmt: skip
     assert ran.code == 0, ran.err
     wrong = {
         name: told
@@ -362,9 +363,9 @@ def test_changed_bytes(command: Command, folder: Path, tmp_path: Path, turns: in
     for kind, make in KINDS.items():
         for turn, data in enumerate(mutations(make(), turns, header=200, seed=len(kind) + turns)):
             (folder / f"{kind} {turn}.png").write_bytes(data)
-    ran = command.predict(
-        folder, "-o", tmp_path / "out", "--json", "--batch", 8, "--max-pixels", 1_000_000,
-        timeout=280,
+    ran = command.fork(
+        "predict", "depth", folder, "-o", tmp_path / "out", "--json", "--batch", 8,
+        "--max-pixels", 1_000_000, *command.model, timeout=280,
     )  # fmt: skip
     assert ran.code == 3, ran.err
     assert "Traceback" not in ran.err

@@ -17,7 +17,7 @@ from dmp_cli.signals import PATIENCE
 from tests import hub as hubs
 from tests.conftest import write_image
 from tests.faults.outputs import inputs_noted, maps, require_whole
-from tests.faults.process import DMP, TORCH, Command, Running
+from tests.faults.process import DMP, TORCH, Command, Running, uncovered
 from tests.faults.test_weights_files import OF_THE_HUB, entry
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
@@ -48,21 +48,21 @@ def test_kills_at_random_moments(
     """Killed again and again; then a run completes it, to the bytes of one never disturbed."""
     folder = many if kills > 2 else many / "below"
     words = ("predict", "depth,segmentation", folder, *FORMATS, *command.model)
-    begun = time.monotonic()
-    whole = command.run(*words, "-o", tmp_path / "whole")
+    whole = command.fork(*words, "-o", tmp_path / "whole")
     assert whole.code == 0, whole.err
-    lasted, rng, out = time.monotonic() - begun, random.Random(seed), tmp_path / "out"
+    lasted, rng, out = 0.0, random.Random(seed), tmp_path / "out"
     for turn in range(kills):
         running = command.start(*words, "-o", out)
         if turn == 0:  # one at least when files are being written
             running.prints(rng.randint(1, 60))
+            lasted = time.monotonic() - running.begun + whole.seconds
         else:
             time.sleep(rng.uniform(0, lasted))
         running.process.kill()
         running.end()
         if out.exists():
             require_whole(out)
-    again = command.run(*words, "-o", out)
+    again = command.fork(*words, "-o", out)
     assert again.code == 0, again.err
     assert maps(out) == maps(tmp_path / "whole")
     assert len(maps(out)) == (40 if kills > 2 else 20) * 2 * 3 + 2  # and the legend of class ids
@@ -152,7 +152,7 @@ def test_stopped_while_it_loads(
 ) -> None:  # fmt: skip
     """While torch is imported, and then while the weights are read."""
     running = command.start("predict", "depth", folder, "-o", tmp_path / "out", *command.model,
-                            patch=patch)  # fmt: skip
+                            patch=patch, forked=patch is not None)  # fmt: skip
     running.says(said)
     require_stopped(running, sent)
     assert maps(tmp_path / "out") == {}
@@ -166,7 +166,7 @@ def test_stopped_while_it_predicts(
     """What is in flight is written and told; the same command again does the others."""
     out = tmp_path / "out"
     words = ("predict", "depth", many, "-o", out, *FORMATS, "--batch", 4, *command.model)
-    running = command.start(*words, patch=SLOW, env={"SLOW": "1"})
+    running = command.start(*words, patch=SLOW, env={"SLOW": "1"}, forked=True)
     running.prints()
     assert "of 40" in require_stopped(running, sent)
     assert not list(out.rglob(".dmp-*"))
@@ -186,10 +186,12 @@ def test_stopped_while_it_predicts(
 def test_a_batch_that_takes_too_long_is_not_waited_for(
     command: Command, many: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:
+    assert PATIENCE <= 10
     running = command.start("predict", "depth", many, "-o", tmp_path / "out", *command.model,
-                            patch=SLOW, env={"SLOW": "40"})  # fmt: skip
+                            patch=f"import dmp_cli.signals as s; s.PATIENCE = 2\n{SLOW}",
+                            env={"SLOW": "40"}, forked=True)  # fmt: skip
     running.says("drawing")
-    require_stopped(running, sent, within=13)
+    require_stopped(running, sent, within=7)
     assert not list((tmp_path / "out").rglob(".dmp-*"))
 
 
@@ -199,7 +201,7 @@ def test_the_second_signal_stops_at_once(
     command: Command, many: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:
     running = command.start("predict", "depth", many, "-o", tmp_path / "out", *command.model,
-                            patch=SLOW, env={"SLOW": "40"})  # fmt: skip
+                            patch=SLOW, env={"SLOW": "40"}, forked=True)  # fmt: skip
     running.says("drawing")
     begun = time.monotonic()
     running.process.send_signal(sent)
@@ -223,8 +225,8 @@ def test_head_takes_one_line_and_standard_error_is_closed(
                                *command.model)))  # fmt: skip
     ran = subprocess.run(
         ["sh", "-c", f"({words} 2>&-; echo $? > {tmp_path}/code) | head -1"],
-        env=command.environment(LC_ALL="C", NO_COLOR="1"), capture_output=True, check=False,
-        text=True, timeout=120,
+        env=uncovered(command.environment(LC_ALL="C", NO_COLOR="1")), capture_output=True,
+        check=False, text=True, timeout=120,
     )  # fmt: skip
     assert len(ran.stdout.splitlines()) == 1
     assert ran.stderr == ""
@@ -241,6 +243,7 @@ def test_a_terminal_gets_no_escape_codes_with_no_color(
     running = command.start(
         "predict", "depth", folder, "-o", tmp_path / "out", *command.model, stdout=follower,
         stderr=follower, env={"NO_COLOR": "1", "TERM": "xterm-256color", "LC_ALL": "C"},
+        forked=True,
     )  # fmt: skip
     os.close(follower)
     screen = b""
@@ -273,7 +276,7 @@ def test_two_processes_on_one_output_folder(command: Command, many: Path, tmp_pa
     out = tmp_path / "out"
     folder = many / "below"
     words = ("predict", "depth", folder, "-o", out, *FORMATS, *command.model)
-    ended = [running.end() for running in [command.start(*words) for _ in range(2)]]
+    ended = [running.end() for running in [command.start(*words, forked=True) for _ in range(2)]]
     assert [ran.code for ran in ended] == [0, 0], ended[0].err + ended[1].err
     assert require_whole(out) == 60
     assert {record["input"] for record in inputs_noted(out)} == {

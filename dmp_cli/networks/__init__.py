@@ -1,0 +1,1 @@
+"""What is done with the networks of diffusers and transformers so that they are ours."""

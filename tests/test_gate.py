@@ -1,0 +1,106 @@
+"""What is fast is also right: every fast way against float32, one image at a time, on the demo."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dmp_cli.host import Prepared
+from dmp_cli.predict import Predictor
+from dmp_cli.scenes.write import Order, frame
+from dmp_cli.tasks import TASKS, Coding
+
+Array = NDArray[Any]
+MEAN, MOST = 0.5, 3.0  # of 255 levels: the mean, the 99.9th percentile
+DEPTH = 0.005  # the mean of the relative difference
+
+
+@pytest.fixture(scope="module")
+def exact() -> Predictor:
+    return Predictor(",".join(TASKS), model="demo", dtype="fp32", device="cpu", batch=1)
+
+
+@pytest.fixture(scope="module")
+def prepared(exact: Predictor) -> list[Prepared]:
+    """Scenes of the kind that the demo learnt: of others it is not sure, and a class may flip."""
+    order = Order(8, seed=20002, size=192)
+    return [exact.host.prepare(frame(order, index)[0].image) for index in range(order.count)]
+
+
+@pytest.fixture(scope="module")
+def wanted(exact: Predictor, prepared: list[Prepared]) -> list[Mapping[str, Array]]:
+    return drawn_by(exact, prepared, 1)
+
+
+def drawn_by(
+    predictor: Predictor, prepared: Sequence[Prepared], at_once: int
+) -> list[Mapping[str, Array]]:
+    """The network's pictures [h, w, 3] by task, of images in batches of equal shape."""
+    found: dict[int, Mapping[str, Array]] = {}
+    shapes = sorted({one.shape for one in prepared})
+    for shape in shapes:
+        same = [index for index, one in enumerate(prepared) if one.shape == shape]
+        for start in range(0, len(same), at_once):
+            part = same[start : start + at_once]
+            found |= zip(part, predictor.draw([prepared[i] for i in part]), strict=True)
+    return [found[index] for index in range(len(prepared))]
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_fast_way_holds_the_gate(
+    task: str,
+    dtype: str,
+    at_once: int,
+    fast: dict[tuple[str, int], list[Mapping[str, Array]]],
+    wanted: list[Mapping[str, Array]],
+) -> None:
+    levels = levels_apart(fast[dtype, at_once], wanted, task)
+    assert levels.mean() <= MEAN
+    assert np.quantile(levels, 0.999) <= MOST
+    if task == "depth":
+        assert relative(fast[dtype, at_once], wanted) <= DEPTH
+
+
+@pytest.fixture(scope="module")
+def fast(exact: Predictor, prepared: list[Prepared]) -> dict[tuple[str, int], Any]:
+    half = Predictor(",".join(TASKS), model="demo", dtype="bf16", device="cpu")
+    return {
+        (dtype, at_once): drawn_by(predictor, prepared, at_once)
+        for dtype, predictor in (("fp32", exact), ("bf16", half))
+        for at_once in (1, 4)
+    }
+
+
+def test_the_gate_sees_a_coarser_way(
+    wanted: list[Mapping[str, Array]], fast: dict[tuple[str, int], Any]
+) -> None:
+    """Six bits in place of eight cross it, and bf16 is not the same as float32."""
+    coarse = [{task: np.rint(picture * 32) / 32 for task, picture in one.items()} for one in wanted]
+    assert levels_apart(coarse, wanted, "albedo").mean() > MEAN
+    assert levels_apart(fast["bf16", 1], wanted, "albedo").mean() > 0.01
+
+
+def levels_apart(
+    found: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]], task: str
+) -> Array:
+    """|difference| of what is drawn, in levels of 8 bits, all images and channels as one list."""
+    pairs = zip(found, wanted, strict=True)
+    return np.concatenate(
+        [
+            np.abs(np.clip(here[task], -1, 1) - np.clip(there[task], -1, 1)).ravel() * 127.5
+            for here, there in pairs
+        ]
+    )
+
+
+def relative(found: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> float:
+    depth = TASKS["depth"]
+    errors = []
+    for here, there in zip(found, wanted, strict=True):
+        near, truth = (depth.decode(one["depth"], Coding(8.0)) for one in (here, there))
+        errors.append((np.abs(near - truth) / np.maximum(truth, 0.01)).mean())
+    return float(np.mean(errors))

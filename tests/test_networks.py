@@ -1,0 +1,132 @@
+"""What is done with the networks so that they are fast, against what it stands for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import Conv2d, GroupNorm, Linear, Module
+from torch.nn.functional import interpolate
+
+from dmp_cli import adapters, lora
+from dmp_cli.backbone import Backbone
+from dmp_cli.device import choose
+from dmp_cli.networks.folding import EnlargedConv, fold
+from dmp_cli.networks.fused import WeightSets
+from tests.conftest import PARITY, apart
+from tests.test_lora import STATE, saved
+
+SD, OFFICIAL = PARITY / "sd-tiny", PARITY / "lora/full/pytorch_lora_weights.safetensors"
+RNG = torch.Generator().manual_seed(0)
+
+
+def loaded(dtype: str = "fp32") -> Backbone:
+    return Backbone.load(SD, choose("cpu", dtype))
+
+
+def z(count: int = 2) -> Tensor:
+    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+# fused --------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def test_a_fused_lora_is_what_peft_computes_beside_the_weights() -> None:
+    fused, beside = loaded(), loaded()
+    fused.add_lora("depth", OFFICIAL)
+    fused.use_lora("depth")
+    adapters.add(beside.unet, "depth", lora.read(OFFICIAL, beside.shapes))
+    expected = beside.predict(z(), 401)
+    assert apart(fused.predict(z(), 401).numpy(), expected.numpy()) < 2e-6
+    assert apart(loaded().predict(z(), 401).numpy(), expected.numpy()) > 1e-2
+
+
+class Layers(Module):
+    """Two projections of an attention, as a UNet names them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn1 = Module()
+        self.attn1.to_q = Linear(4, 4, bias=False)
+        self.attn1.to_k = Linear(4, 4, bias=False)
+        self.requires_grad_(False)
+
+
+def test_a_projection_without_lora_gets_its_own_weight_back() -> None:
+    unet = Layers()
+    plain = {name: held.clone() for name, held in unet.state_dict().items()}
+    sets = WeightSets(unet, lambda module: plain[f"{module}.weight"], torch.device("cpu"))
+    pair = torch.ones(1, 4), torch.ones(4, 1)
+    sets.add("q", {"attn1.to_q": pair})
+    sets.add("both", {"attn1.to_q": pair, "attn1.to_k": pair})
+    for name, changed in (("both", (1, 1)), ("q", (1, 0)), ("both", (1, 1)), ("q", (1, 0))):
+        sets.use(name)
+        for module, added in zip(("to_q", "to_k"), changed, strict=True):
+            held = unet.state_dict()[f"attn1.{module}.weight"]
+            assert torch.equal(held, plain[f"attn1.{module}.weight"] + added)
+
+
+@torch.inference_mode()
+def test_in_half_precision_the_sum_is_rounded_once(tmp_path: Path) -> None:
+    """Weights are added to as they are stored, not as they are held."""
+    small = {key: value * (1e-3 if ".up." in key else 1) for key, value in STATE.items()}
+    half = loaded("bf16")
+    half.add_lora("small", saved(tmp_path / "small.safetensors", small))
+    half.use_lora("small")
+    exact = loaded()
+    layers, wide = dict(half.unet.named_modules()), dict(exact.unet.named_modules())
+    for module, (down, up) in lora.read(tmp_path / "small.safetensors", half.shapes).items():
+        wanted = (wide[module].weight + up @ down).to(torch.bfloat16)
+        assert torch.equal(layers[module].weight, wanted)
+
+
+# folding ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("high", "wide"), [(5, 8), (1, 1), (2, 3)])
+def test_the_fold_is_enlarging_and_then_convolving(high: int, wide: int, bias: bool) -> None:
+    conv = Conv2d(6, 4, 3, padding=1, bias=bias).requires_grad_(False)
+    picture = torch.randn(2, 6, high, wide, generator=RNG)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = picture.to(memory_format=layout)
+        folded = EnlargedConv(conv).to(memory_format=layout)(given)
+        expected = conv(interpolate(given, scale_factor=2.0, mode="nearest"))
+        torch.testing.assert_close(folded, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_decoder_is_folded_throughout_and_draws_the_same() -> None:
+    vae = AutoencoderKL.from_pretrained(SD / "vae").eval()
+    before = vae.decode(z()).sample
+    fold(vae.decoder)
+    layers = [layer for block in vae.decoder.up_blocks for layer in block.upsamplers or ()]
+    assert layers
+    assert all(isinstance(layer, EnlargedConv) for layer in layers)
+    torch.testing.assert_close(vae.decode(z()).sample, before, atol=1e-5, rtol=1e-4)
+
+
+# mixed --------------------------------------------------------------------------------------
+
+
+def test_products_are_in_bf16_and_what_is_summed_up_is_not() -> None:
+    backbone = loaded("bf16")
+    half, wide = torch.bfloat16, torch.float32
+    for network in (backbone.unet, backbone._vae.decoder):
+        assert network.conv_in.weight.dtype == network.conv_out.weight.dtype == wide
+        kinds = {
+            (type(layer).__name__, layer.weight.dtype)
+            for name, layer in network.named_modules()
+            if isinstance(layer, Conv2d | Linear | GroupNorm)
+            and name.rpartition(".")[2] not in ("conv_in", "conv_out", "conv_shortcut")
+        }
+        assert kinds == {("Conv2d", half), ("Linear", half), ("GroupNorm", wide)}
+    assert {held.dtype for held in backbone._vae.encoder.parameters()} == {wide}
+
+
+@torch.inference_mode()
+def test_the_encoder_is_as_exact_in_bf16() -> None:
+    images = torch.rand(1, 3, 64, 64, generator=RNG) * 2 - 1
+    assert torch.equal(loaded("bf16").encode(images), loaded().encode(images))
