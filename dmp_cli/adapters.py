@@ -26,6 +26,19 @@ def random(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int) -> Matri
     }
 
 
+def grown(matrices: Matrices, rank: int, seed: int) -> Matrices:
+    """The same LoRA with a rank of `rank` or more: what is new of it changes nothing yet."""
+    new = random({module: (len(up), down.shape[1]) for module, (down, up) in matrices.items()},
+                 rank, seed)  # fmt: skip
+    return {
+        module: (
+            torch.cat([down, new[module][0][len(down) :]]),
+            torch.cat([up, new[module][1][:, len(down) :]], dim=1),
+        )
+        for module, (down, up) in matrices.items()
+    }
+
+
 def add(unet: Any, name: str, matrices: Matrices) -> list[Parameter]:
     """Put a LoRA onto a frozen UNet as adapter `name`; its parameters, float32, to be trained."""
     rank = next(iter(matrices.values()))[0].shape[0]

@@ -80,6 +80,36 @@ def test_it_learns_one_pair_by_heart(tmp_path: Path) -> None:
     assert np.mean(seen[-5:]) < np.mean(seen[:1]) / 5
 
 
+@pytest.mark.parametrize("task", ["depth", "normals"])
+def test_it_learns_the_map_that_it_predicts(tmp_path: Path, task: str) -> None:
+    data = write_pairs(tmp_path / "data", 1)
+    seen = run(training(
+        data, tmp_path / "out", task=task, steps=20, batch=1, learning_rate=2e-2, loss="map",
+        spacing="trailing", final="y0", flip=False, validation=data, validate_every=20,
+    ))  # fmt: skip
+    values = losses(seen)
+    assert np.mean(values[-3:]) < values[0] * 0.95
+    if task == "depth":  # it is what is measured, but for the rounding of the picture
+        measured = only(seen, ev.Validated)[-1].numbers["abs_rel"]
+        assert measured == pytest.approx(values[-1], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cache": Path("cache")}, "a cache has none"),
+        ({"timesteps": "999"}, "--timesteps does not go with --loss map"),
+        ({"min_snr": 5.0}, "--min-snr does not go with --loss map"),
+        ({"loss": "pixels"}, "--loss 'pixels' must be one of latents, map"),
+    ],
+)
+def test_what_does_not_go_with_a_loss_is_refused(
+    data: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(training(data, tmp_path, **{"loss": "map"} | changes))
+
+
 def test_a_run_says_what_it_does(data: Path, tmp_path: Path) -> None:
     seen = run(training(data, tmp_path / "out", steps=3, checkpoint_every=2, hold_out=1))
     kinds = [type(event).__name__ for event in seen]
@@ -437,9 +467,20 @@ def test_a_run_starts_from_a_lora(data: Path, tmp_path: Path) -> None:
     assert losses(seen) != losses(new)
 
 
+def test_a_lora_grows_without_a_change(data: Path, tmp_path: Path) -> None:
+    run(training(data, tmp_path / "a", steps=2, rank=2))
+    run(training(data, tmp_path / "b", steps=1, init=tmp_path / "a", rank=5, learning_rate=1e-30))
+    small, large = (state(tmp_path / name) for name in "ab")
+    assert header.read(tmp_path / "b" / LORA)["rank"] == "5"
+    for key in (key for key in small if ".lora_A." in key):
+        beside = key.replace(".lora_A.", ".lora_B.")
+        assert large[key].shape[0] == 5
+        torch.testing.assert_close(large[beside] @ large[key], small[beside] @ small[key])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"rank": 8}, "--rank 8: .* has rank 2"), ({"targets": "self"}, "--targets self: .* has all")],
+    [({"rank": 1}, "--rank 1: .* has rank 2"), ({"targets": "self"}, "--targets self: .* has all")],
 )
 def test_a_start_that_does_not_fit(
     data: Path, tmp_path: Path, changes: dict[str, Any], message: str

@@ -48,6 +48,7 @@ def train(
     prediction: own.Prediction = None,
     timesteps: own.Timesteps = "uniform",
     min_snr: own.MinSnr = None,
+    loss: own.Loss = "latents",
     rank: own.Rank = None,
     targets: own.Targets = None,
     size: own.Size = None,
@@ -103,7 +104,7 @@ def train(
         steps=steps, batch=batch, accumulate=accumulate, learning_rate=learning_rate,
         schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, seed=seed,
         rank=rank, targets=targets, timesteps=timesteps, min_snr=min_snr, flip=flip,
-        captions=captions, drop_prompt=drop_prompt,
+        captions=captions, drop_prompt=drop_prompt, loss=loss,
     )  # fmt: skip
     settings = Settings(
         steps=sampling_steps, sampler=sampler, spacing=spacing, prediction=prediction, final=final,

@@ -10,6 +10,7 @@ from dmp_cli.commands.options import FILES, RUN, complete_tasks
 COURSE, LORA, DATA, WATCH = "How it learns", "The LoRA", "Data", "What it shows and keeps"
 USE = "How maps are predicted with it (without a flag, as the model says; kept in the LoRA)"
 SCHEDULES, PRECISIONS = ("cosine", "constant"), ("auto", "no", "fp16", "bf16")
+LOSSES = ("latents", "map")
 
 TaskName = Annotated[
     str,
@@ -83,6 +84,12 @@ MinSnr = Annotated[
     float | None,
     typer.Option(help="Weigh the loss by min-SNR with this gamma, such as 5.", metavar="GAMMA",
                  rich_help_panel=COURSE),
+]  # fmt: skip
+
+Loss = Annotated[
+    str,
+    typer.Option(help="Of the network's output (latents), or of the decoded map (map).",
+                 rich_help_panel=COURSE, autocompletion=lambda: LOSSES),
 ]  # fmt: skip
 
 Rank = Annotated[int | None, typer.Option(help="4 unless stated.", rich_help_panel=LORA)]

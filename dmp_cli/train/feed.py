@@ -51,11 +51,12 @@ class Feed:
         mirrored = (False, True) if self._job.flips else (False,)
         every = [(index, flip) for index in range(len(self._job.pairs)) for flip in mirrored]
         own = every[self._process :: self._processes]
-        for done in self._cache.fill(own, self._encode, self._job.training.workers):
+        for done in self._cache.fill(own, self.encode, self._job.training.workers):
             yield done, len(own)
 
     @torch.no_grad()
-    def _encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents of pictures [B, 3, h, w] in [-1, 1]."""
         return self._backbone.encode(pictures)
 
     def batches(self, first: int) -> Batches:
@@ -81,7 +82,7 @@ class Feed:
     def latents(self, stacked: Tensor) -> tuple[Tensor, Tensor]:
         """(y, x), map and image, [B, C, h, w] each, of what `batches` gives."""
         if self._cache is None:
-            encoded = self._encode(stacked.flatten(0, 1))
+            encoded = self.encode(stacked.flatten(0, 1))
             stacked = encoded.view(*stacked.shape[:2], *encoded.shape[1:])
         x, y = stacked.to(self._backbone.placement.device).unbind(1)
         return y, x

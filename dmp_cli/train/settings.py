@@ -12,6 +12,7 @@ from dmp_cli.plan import Settings
 from dmp_cli.tasks import Task, parse_axes
 
 SCHEDULES = ("cosine", "constant")
+LOSSES = ("latents", "map")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 
@@ -28,6 +29,8 @@ class Course:
     weight_decay: float = 1e-2
     clip: float = 1.0  # largest norm of the gradient; 0: any
     seed: int = 0
+    # "latents": of the network's output at a random t (official); "map": of the map in the end
+    loss: str = "latents"
     rank: int | None = None  # None: 4, or that of the LoRA it starts from
     targets: str | None = None  # as lora.chosen takes it; None: all, or those of that LoRA
     timesteps: str = "uniform"  # as parse_timesteps takes it
@@ -96,6 +99,9 @@ def check(training: Training, task: Task) -> None:
             raise UsageError(f"{flag} {number} must be a number above 0")
     _one_of("--schedule", course.schedule, SCHEDULES)
     _one_of("--mixed-precision", training.precision, PRECISIONS)
+    _one_of("--loss", course.loss, LOSSES)
+    if course.loss == "map":
+        _check_loss_of_map(training)
     if not 0 <= course.drop_prompt <= 1:
         raise UsageError(f"--drop-prompt {course.drop_prompt} must be from 0 to 1")
     if training.validation and training.hold_out:
@@ -115,6 +121,18 @@ def check(training: Training, task: Task) -> None:
         raise UsageError(f"--scale does not go with {task.name}: it is for depth")
     if training.normals is not None and not task.unit_length:
         raise UsageError(f"--normals does not go with {task.name}: it is for normals")
+
+
+def _check_loss_of_map(training: Training) -> None:
+    course = training.course
+    if training.cache:
+        raise UsageError("--loss map compares pictures, and a cache has none", "leave it out")
+    for flag, differs in (("--timesteps", course.timesteps != "uniform"),
+                          ("--min-snr", course.min_snr is not None)):  # fmt: skip
+        if differs:
+            raise UsageError(
+                f"{flag} does not go with --loss map", "leave it out: the steps that predict train"
+            )
 
 
 def _one_of(flag: str, value: str, names: Iterable[str]) -> None:

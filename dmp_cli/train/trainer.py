@@ -15,10 +15,11 @@ from dmp_cli import __version__, adapters, header, lora
 from dmp_cli.backbone import Backbone
 from dmp_cli.data import Pair
 from dmp_cli.device import DTYPES, Placement, choose
+from dmp_cli.diffusion import sample
 from dmp_cli.errors import ImageError, ModelError, UsageError
 from dmp_cli.lora import Matrices
 from dmp_cli.networks.text_encoder import TextEncoder
-from dmp_cli.predict import Predictor
+from dmp_cli.predict import Predictor, sampling
 from dmp_cli.train import checkpoints, objective, result
 from dmp_cli.train.checkpoints import State
 from dmp_cli.train.draws import Draw
@@ -114,11 +115,12 @@ class Trainer:
             return asked or "all", adapters.random(chosen, rank, self._course.seed)
         matrices = lora.read(start, shapes)
         targets = header.read(start).get("targets", "all")
-        if self._course.rank not in (None, _rank(matrices)):
-            raise UsageError(f"--rank {self._course.rank}: {start} has rank {_rank(matrices)}")
+        rank = self._course.rank or _rank(matrices)
+        if rank < _rank(matrices):
+            raise UsageError(f"--rank {rank}: {start} has rank {_rank(matrices)}: it can only grow")
         if asked and lora.chosen(shapes, asked).keys() != matrices.keys():
             raise UsageError(f"--targets {asked}: {start} has {targets}")
-        return targets, matrices
+        return targets, adapters.grown(matrices, rank, self._course.seed)
 
     def _restore(self, checkpoint: Path) -> None:
         held = checkpoints.load_optimizer(checkpoint)
@@ -156,13 +158,30 @@ class Trainer:
         return float(torch.cat(seen).mean())
 
     def _losses(self, drawn: Sequence[Draw], stacked: Tensor) -> Tensor:
-        t = torch.tensor([one.t for one in drawn], device=self.accelerator.device)
         words, dtype = self._words(drawn), self._backbone.placement.dtype
+
+        def predict(z: Tensor, t: Tensor | int) -> Tensor:
+            output: Tensor = self._unet(z.to(dtype), t, encoder_hidden_states=words).sample
+            return output.float()
+
+        if self._course.loss == "map":
+            return self._losses_of_map(predict, stacked)
         return objective.losses(
-            lambda z, at: self._unet(z.to(dtype), at, encoder_hidden_states=words).sample,
-            self.feed.latents(stacked), t, self._files.schedule, self.job.recipe.prediction,
-            self._course.min_snr,
+            predict, self.feed.latents(stacked),
+            torch.tensor([one.t for one in drawn], device=self.accelerator.device),
+            self._files.schedule, self.job.recipe.prediction, self._course.min_snr,
         )  # fmt: skip
+
+    def _losses_of_map(
+        self, predict: Callable[[Tensor, Tensor | int], Tensor], stacked: Tensor
+    ) -> Tensor:
+        """Of the map as it is predicted: all steps and the decoder are in the gradient."""
+        image, truth = stacked.to(self.accelerator.device).unbind(1)
+        latents = sample(
+            predict, self.feed.encode(image), self._files.schedule, sampling(self.job.recipe)
+        )
+        drawn = self._backbone.decode(latents, chunk=len(latents)).float()
+        return objective.map_losses(drawn, truth, self.job.task.metres)
 
     def _words(self, drawn: Sequence[Draw]) -> Tensor:
         pairs = self.job.pairs
