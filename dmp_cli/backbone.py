@@ -133,7 +133,7 @@ class Backbone:
 
     def _input(self, tensor: Tensor, layout: torch.memory_format) -> Tensor:
         placed = tensor.to(self.placement.device, self._dtype)
-        return placed.to(memory_format=layout)
+        return placed.to(memory_format=layout) if layout == torch.channels_last else placed
 
     @property
     def unet(self) -> Any:

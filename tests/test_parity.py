@@ -135,7 +135,7 @@ def test_the_plain_layout_is_the_exact_one(backbone: Backbone) -> None:
     exact = copy.deepcopy(backbone)
     exact._unet.double()
     x = backbone.encode(pictures(case["inputs"]))
-    words = backbone._prompts[""].double().expand(2, -1, -1)
+    words = backbone.words([""]).double().expand(2, -1, -1)
     truth = exact._unet(x.double(), 1, encoder_hidden_states=words).sample.numpy()
     plain = latents_of(backbone, case, official_layout=False)
     assert apart(plain, truth) < 4e-6

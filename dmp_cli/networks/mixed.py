@@ -29,6 +29,9 @@ def mix(network: Any) -> None:
             if name.rpartition(".")[2] not in _EXACT:
                 layer.to(torch.bfloat16)
             layer.register_forward_pre_hook(_in_dtype)
+    for held in network.parameters():
+        if held.dtype == torch.float32:  # or these few would keep the whole file mapped
+            held.data = held.data.clone()
 
 
 def _in_dtype(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
