@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 
 from dmp_cli import tasks
 from dmp_cli.images import fitted_size
+from dmp_cli.plan import FAST
 
 Record = dict[str, Any]
 
@@ -40,7 +41,6 @@ WAYS = {
     "dmp": ("dmp", "auto", False),
     "dmp --fast": ("dmp", "auto", True),
 }
-FAST = {"steps": 1, "spacing": "trailing", "final": "y0"}  # what --fast stands for
 GATE = 0.5, 3.0  # levels of 255: the mean and the 99.9th percentile
 
 

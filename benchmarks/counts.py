@@ -33,7 +33,6 @@ def counted(found: Counter[str]) -> Iterator[None]:
     """Within, what each network is given is counted in `found`: a batch of four is four.
 
     And the bytes that leave torch for numpy: without an accelerator nothing is copied from one.
-    A call that a CUDA graph plays back is not seen.
     """
 
     def seen(module: Any, args: tuple[Any, ...]) -> None:

@@ -93,6 +93,7 @@ class _Parts:
     device: torch.device
     dtype: torch.dtype
     folder: Path
+    variant: str | None
 
     @property
     def where(self) -> str:
@@ -117,6 +118,7 @@ def _parts(spec: Spec, recipe: weights.Recipe) -> _Parts:
     return _Parts(
         vae.to(device).eval(), words.to(device).eval(),
         CLIPTokenizer.from_pretrained(folder / "tokenizer"), scheduler, device, dtype, folder,
+        variant,
     )  # fmt: skip
 
 
@@ -153,7 +155,10 @@ class Official:
         self._parts, self._fused = _parts(spec, first), spec.reference
         self.where = self._parts.where
         unet = UNet2DConditionModel.from_pretrained(
-            self._parts.folder / "unet", torch_dtype=self._parts.dtype, use_safetensors=True
+            self._parts.folder / "unet",
+            torch_dtype=self._parts.dtype,
+            use_safetensors=True,
+            variant=self._parts.variant,
         )
         self._layers = {
             name: layer for name, layer in unet.named_modules() if name.endswith(lora.PROJECTIONS)
@@ -346,11 +351,9 @@ class Dmp:
 
 
 def _levels(drawn: Drawn) -> Array:
-    """What the network drew, in levels of 255: it is in floats around [-1, 1], or in levels."""
+    """What the network drew, in levels of 255."""
     picture = drawn.picture if isinstance(drawn, Again) else drawn
     if not isinstance(picture, np.ndarray):
         raise SystemExit(f"nothing was drawn: {picture}")
-    if picture.dtype == np.uint8:
-        return picture.astype(np.float32)
     whole: Array = (picture / 2 + 0.5).clip(0, 1) * 255
     return whole

@@ -49,8 +49,8 @@ class Backbone:
         self._dtype = placement.dtype  # of what goes in
         if mixed.suits(placement.device, placement.dtype):
             self._dtype = torch.float32
-            for network in (unet, vae.post_quant_conv, vae.decoder):
-                mixed.mix(network)
+            mixed.mix(unet)
+            mixed.mix(vae.decoder)
         self._unet, self._vae, self._wide = self._placed(unet), self._placed(vae), False
         for network, layout in self._parts():
             network.to(memory_format=layout)
@@ -109,7 +109,8 @@ class Backbone:
         """Within, all is computed in float32, from the same weights.
 
         They are widened one by one, and back at the end: each half is a float32 exactly, so that
-        no bit of them changes. Takes twice their memory for the time.
+        no bit of them changes. Takes twice their memory for the time; LoRAs that wait stay as they
+        are.
         """
         kept, before = self._dtype, {id(held): held.dtype for held, _ in self._held()}
         try:
@@ -121,6 +122,7 @@ class Backbone:
             self._dtype, self._wide = kept, False
             for held, layout in self._held():
                 held.data = _as(held.data, before[id(held)], layout)
+            self._sets.again()
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -133,6 +135,7 @@ class Backbone:
 
     def _input(self, tensor: Tensor, layout: torch.memory_format) -> Tensor:
         placed = tensor.to(self.placement.device, self._dtype)
+        # where float32 is exact, as it came: tests/test_parity.py has pictures in both layouts
         return placed.to(memory_format=layout) if layout == torch.channels_last else placed
 
     @property

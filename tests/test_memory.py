@@ -212,11 +212,11 @@ def test_a_signal_ends_a_run_though_a_reader_hangs(
     (folder / "2.jpg").unlink()
     os.mkfifo(folder / "2.jpg")
     dmp.until(lambda _: len(list((tmp_path / "out").glob("*.png"))) == 2)
-    dmp.process.send_signal(signal.SIGINT)
+    dmp.send(signal.SIGINT)
     start = time.monotonic()
     if twice:
         time.sleep(0.5)
-        dmp.process.send_signal(signal.SIGINT)
+        dmp.send(signal.SIGINT)
     ended = dmp.end(30)
     assert ended.code == 130
     assert time.monotonic() - start < (3 if twice else 12)

@@ -82,6 +82,23 @@ def test_in_half_precision_the_sum_is_rounded_once(tmp_path: Path) -> None:
         assert torch.equal(layers[module].weight, wanted)
 
 
+@torch.inference_mode()
+def test_after_all_was_widened_the_sets_are_the_layers_again() -> None:
+    half = loaded("bf16")
+    half.add_lora("a", OFFICIAL)
+    half.add_lora("b", OFFICIAL)
+    half.use_lora("a")
+    before = half.predict(z(), 401)
+    with half.widened():
+        half.use_lora("b")
+        wide = half.predict(z(), 401)
+    held = {name: layer.weight.data_ptr() for name, layer in half._sets._layers.items()}
+    assert held == {name: one.data_ptr() for name, one in half._sets._sets["b"].items()}
+    half.use_lora("a")
+    assert torch.equal(half.predict(z(), 401), before)
+    assert apart(wide.numpy(), before.numpy()) > 0
+
+
 # folding ------------------------------------------------------------------------------------
 
 
@@ -114,6 +131,7 @@ def test_a_decoder_is_folded_throughout_and_draws_the_same() -> None:
 def test_products_are_in_bf16_and_what_is_summed_up_is_not() -> None:
     backbone = loaded("bf16")
     half, wide = torch.bfloat16, torch.float32
+    assert backbone._vae.post_quant_conv.weight.dtype == wide
     for network in (backbone.unet, backbone._vae.decoder):
         assert network.conv_in.weight.dtype == network.conv_out.weight.dtype == wide
         kinds = {

@@ -310,7 +310,7 @@ def test_a_run_that_is_stopped(
     running = started(command, many, tmp_path / "out")
     session = session_of(running)
     begun = time.monotonic()
-    running.process.send_signal(number)
+    running.send(number)
     ended = running.end()
     assert ended.code == (-number if number == signal.SIGKILL else 128 + number), ended.err
     assert time.monotonic() - begun < 10
@@ -338,7 +338,7 @@ def test_a_signal_while_the_cluster_starts(
         return True
 
     running.until(begun)
-    running.process.send_signal(number)
+    running.send(number)
     ended = running.end(60)
     assert ended.code == 128 + number, ended.err
     assert "Traceback" not in ended.err

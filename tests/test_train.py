@@ -101,6 +101,7 @@ def test_it_learns_the_map_that_it_predicts(tmp_path: Path, task: str) -> None:
         ({"timesteps": "999"}, "--timesteps does not go with --loss map"),
         ({"min_snr": 5.0}, "--min-snr does not go with --loss map"),
         ({"loss": "pixels"}, "--loss 'pixels' must be one of latents, map"),
+        ({"prompt": "a room"}, "--loss map predicts without guidance"),
     ],
 )
 def test_what_does_not_go_with_a_loss_is_refused(
@@ -465,6 +466,13 @@ def test_a_run_starts_from_a_lora(data: Path, tmp_path: Path) -> None:
     assert header.read(tmp_path / "b" / LORA)["rank"] == "2"
     new = run(training(data, tmp_path / "c", steps=1, rank=2, targets="cross,to_q"))
     assert losses(seen) != losses(new)
+
+
+def test_how_maps_are_predicted_decides_the_loss_of_maps(data: Path, tmp_path: Path) -> None:
+    how = {"loss": "map", "spacing": "trailing", "final": "y0"}
+    run(training(data, tmp_path, checkpoint_every=1, **how), until=2)
+    with pytest.raises(UsageError, match="sampling"):
+        run(training(data, tmp_path, sampling_steps=2, **how))
 
 
 def test_a_lora_grows_without_a_change(data: Path, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def _warm(network: Predictor, supply: Supply, told: _Told) -> float:
         start = time.perf_counter()
         serial = _timed(network, supply.out)
         serial.run(iter(supply.jobs(images)))
+        network.batch = min(network.batch, serial.network.batch)  # memory may not be enough
         told.add(serial.failed)
         took.append(time.perf_counter() - start)
     return took[0]

@@ -97,8 +97,7 @@ class Serial:
         host, batch = self.network.host, self.network.batch
         end = time.perf_counter() + seconds
 
-        def going_on(job: Job) -> bool:
-            del job
+        def going_on(_: Job) -> bool:
             return self.taken < batch or time.perf_counter() < end
 
         with closing(Clips(host.plan.max_pixels)) as clips:

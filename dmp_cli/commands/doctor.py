@@ -25,7 +25,7 @@ def doctor(
 
     Exits as a run would if the device asked for is not there, or the weights file is not valid.
     """
-    from dmp_cli.device import choose, memory, multiplies_bf16
+    from dmp_cli.device import choose, memory
 
     placement = choose(device, dtype)
     facts = {
@@ -33,8 +33,7 @@ def doctor(
         "python": f"{platform.python_version()} on {platform.platform()}",
         **{name: version(name) for name in _PACKAGES},
         "device": f"{placement.device} ({placement.reason})",
-        "dtype": placement.dtype_name,
-        "bf16 on the CPU": multiplies_bf16() or "none: slower than fp32",
+        "dtype": _dtype(dtype, placement.device.type, placement.dtype_name),
         "memory": _memory(_host_memory()),
         "device memory": _memory(memory(placement.device)),
         **_models(weights),
@@ -45,6 +44,15 @@ def doctor(
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         typer.echo(f"{name:<{width}}{value}")
+
+
+def _dtype(asked: str, device: str, found: str) -> str:
+    from dmp_cli.device import multiplies_bf16
+
+    by = multiplies_bf16()
+    if asked != "auto" or device != "cpu" or not by:
+        return found
+    return f"{found}; bf16 for a large network, as Stable Diffusion is (the CPU has {by})"
 
 
 def _memory(available: tuple[int, int] | None) -> str:

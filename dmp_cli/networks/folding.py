@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Conv2d, Module
+from torch.nn import Conv2d, Module, Parameter
 
 # Which rows of a 3x3 kernel meet the same pixel once each stands twice, of even rows of the result
 # and of odd ones: there the pixel above (or itself), here itself (or the one below)
@@ -15,7 +15,7 @@ class EnlargedConv(Module):
     """A 3x3 convolution of a picture of twice the size, each pixel repeated (nearest).
 
     Every pixel of the result is a 2x2 convolution of the small picture, by one of four kernels: 4
-    products in place of 9. The kernels are sums of the weights, in float32, rounded once.
+    products in place of 9. The kernels are sums of the weights, in float32, and then rounded.
     """
 
     def __init__(self, conv: Conv2d) -> None:
@@ -24,11 +24,12 @@ class EnlargedConv(Module):
         weight = conv.weight.data.float()
         outputs, inputs = weight.shape[:2]
         biased = conv.bias is not None
-        self.kernels = Conv2d(inputs, 4 * outputs, 2, padding=1, bias=biased).to(conv.weight)
+        # on meta: no weights are drawn at random that are not wanted
+        self.kernels = Conv2d(inputs, 4 * outputs, 2, padding=1, bias=biased, device="meta")
         folded = [_met(weight, rows, columns) for rows in _MEET for columns in _MEET]
-        self.kernels.weight.data = torch.cat(folded).to(conv.weight.dtype)
-        if conv.bias is not None and self.kernels.bias is not None:
-            self.kernels.bias.data = conv.bias.data.repeat(4)
+        self.kernels.weight = Parameter(torch.cat(folded).to(conv.weight.dtype))
+        if conv.bias is not None:
+            self.kernels.bias = Parameter(conv.bias.data.repeat(4))
 
     def forward(self, picture: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, D, 2h, 2w]."""

@@ -20,7 +20,7 @@ class WeightSets:
     """
 
     def __init__(self, unet: Any, base: Read, device: torch.device) -> None:
-        """The sets wait on `device`; `base` is asked whenever a weight without LoRA is needed."""
+        """The sets wait on `device`; `base` is asked when a LoRA is added, and not later."""
         self._layers = projections(unet)
         self._base, self._device = base, device
         self._sets: dict[str, dict[str, Tensor]] = {}
@@ -33,22 +33,33 @@ class WeightSets:
 
     def add(self, name: str, matrices: Matrices) -> None:
         """Work a LoRA into the weights and keep them as `name`, in the dtype of each layer."""
-        fused = {}
-        for module, (down, up) in matrices.items():
-            weight = self._base(module).float() + up @ down
-            fused[module] = weight.to(self._device, self._layers[module].weight.dtype)
-        self._sets[name] = fused
+        touched = {module for one in self._sets.values() for module in one}
+        self._sets[name] = {
+            module: self._kept(module, self._base(module).float() + up @ down)
+            for module, (down, up) in matrices.items()
+        }
+        for one in self._sets.values():  # every set has all that any of them changes
+            for module in (touched | set(matrices)) - set(one):
+                one[module] = self._kept(module, self._base(module))
+
+    def _kept(self, module: str, weight: Tensor) -> Tensor:
+        return weight.to(self._device, self._layers[module].weight.dtype)
 
     def use(self, name: str) -> None:
         """Have the layers compute with the LoRA that was added as `name`, and with no other."""
-        if name == self._used:
-            return
-        wanted = self._sets[name]
-        for module in sorted({module for one in self._sets.values() for module in one}):
-            held = wanted[module] if module in wanted else self._base(module)
+        if name != self._used:
+            self._put(name)
+            self._used = name
+
+    def again(self) -> None:
+        """Put the tensors of the set in use into the layers once more, should they hold copies."""
+        if self._used is not None:
+            self._put(self._used)
+
+    def _put(self, name: str) -> None:
+        for module, held in self._sets[name].items():
             parameter = self._layers[module].weight
             parameter.data = held.to(parameter.device, parameter.dtype)
-        self._used = name
 
 
 def projections(unet: Any) -> dict[str, Any]:

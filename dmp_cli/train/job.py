@@ -66,6 +66,8 @@ def job_of(training: Training) -> Job:
         scale=training.scale or recipe.scale,
         normals=training.normals or recipe.normals,
     )
+    if training.course.loss == "map" and recipe.prompt and recipe.guidance != 1:
+        raise UsageError("--loss map predicts without guidance", "give --guidance 1")
     pairs = data.pairs(training.data, task, training.skip_missing)
     held: list[Pair] = []
     if training.validation:

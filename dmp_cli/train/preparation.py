@@ -72,6 +72,7 @@ def deciding(job: Job, files: Files, processes: int, precision: str) -> dict[str
         "reading": asdict(job.training.reading),
         "data": _digest(job.pairs, course.captions),
     }
+    stated |= {"sampling": asdict(sampling(recipe))} if course.loss == "map" else {}
     stated |= {"scale": recipe.scale} if job.task.metres else {}
     stated |= {"bright": recipe.bright} if job.task.metres and recipe.bright != "far" else {}
     stated |= {"normals": recipe.normals} if job.task.unit_length else {}

@@ -181,6 +181,8 @@ class Trainer:
             predict, self.feed.encode(image), self._files.schedule, sampling(self.job.recipe)
         )
         drawn = self._backbone.decode(latents, chunk=len(latents)).float()
+        if self.job.recipe.bright == "near":
+            drawn, truth = -drawn, -truth
         return objective.map_losses(drawn, truth, self.job.task.metres)
 
     def _words(self, drawn: Sequence[Draw]) -> Tensor:

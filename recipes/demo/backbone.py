@@ -37,7 +37,7 @@ UNET = {
     "sample_size": 32,
 }
 RANK, RATE, DECAY = 8, 1e-3, 0.999
-SHARES = {"depth": 11, "normals": 6, "segmentation": 13, "albedo": 5, "shading": 5}
+SHARES = {"depth": 16, "normals": 4, "segmentation": 12, "albedo": 4, "shading": 4}
 LAST = 0.7  # of the samples are at the last time step, where a sampler with one step is
 CHECKPOINT = 100
 
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("packed", type=Path)
     parser.add_argument("vae", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=10_800)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

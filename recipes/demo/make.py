@@ -25,6 +25,7 @@ PACKAGE = HERE.parent.parent / "dmp_cli" / "demo"
 WEIGHTS = HERE.parent.parent / "weights.toml"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 DMP = ("-m", "dmp_cli")
+DEPTH = "lora-depth-map"  # the folder of depth's LoRA once the map itself has trained it
 
 
 class Stages:
@@ -57,7 +58,8 @@ def install(work: Path) -> None:
         shutil.copytree(work / "backbone" / part, PACKAGE / part)
     (PACKAGE / "loras").mkdir()
     for task in TASKS:
-        with safe_open(work / f"lora-{task}/pytorch_lora_weights.safetensors", "pt") as file:
+        lora = work / (DEPTH if task == "depth" else f"lora-{task}")
+        with safe_open(lora / "pytorch_lora_weights.safetensors", "pt") as file:
             halves = {key: file.get_tensor(key).half() for key in file.keys()}  # noqa: SIM118
             save_file(halves, PACKAGE / "loras" / f"{task}.safetensors", file.metadata())
     for path in PACKAGE.rglob("*.json"):  # without the folder that it was made in
@@ -88,11 +90,12 @@ def state_hashes() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--scenes", type=int, default=6000)
+    parser.add_argument("--scenes", type=int, default=20_000)
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--vae-whole-steps", type=int, default=700)
-    parser.add_argument("--unet-steps", type=int, default=6000)
+    parser.add_argument("--unet-steps", type=int, default=10_800)
     parser.add_argument("--lora-steps", type=int, default=30)
+    parser.add_argument("--map-steps", type=int, default=1500)
     parser.add_argument("--install", action="store_true")
     given = parser.parse_args()
     work, stage = given.work, Stages()
@@ -107,13 +110,16 @@ def main() -> None:
     backbone = work / "backbone"
     stage(backbone, HERE / "backbone.py", packed, vae / "vae", backbone,
           "--steps", given.unet_steps)  # fmt: skip
+    how = ("--backbone", backbone, "--size", 128, "--no-flip", "--sampling-steps", 1,
+           "--spacing", "trailing", "--final", "y0", "--mixed-precision", "no")  # fmt: skip
     for task in TASKS:  # the last steps of each LoRA alone, as anybody's are trained
         lora = work / f"lora-{task}"
-        stage(lora, *DMP, "train", task, train, "-o", lora, "--backbone", backbone,
-              "--init", backbone / "loras" / f"{task}.safetensors", "--size", 128,
-              "--steps", given.lora_steps, "--batch", 16, "--lr", 1e-4, "--timesteps", "900-999",
-              "--no-flip", "--sampling-steps", 1, "--spacing", "trailing", "--final", "y0",
-              "--mixed-precision", "no")  # fmt: skip
+        stage(lora, *DMP, "train", task, train, "-o", lora, *how,
+              "--init", backbone / "loras" / f"{task}.safetensors", "--batch", 16, "--lr", 1e-4,
+              "--steps", given.lora_steps, "--timesteps", "900-999")  # fmt: skip
+    stage(work / DEPTH, *DMP, "train", "depth", train, "-o", work / DEPTH, *how,
+          "--init", work / "lora-depth", "--batch", 8, "--lr", 5e-4, "--loss", "map", "--rank", 24,
+          "--steps", given.map_steps)  # fmt: skip
     if given.install:
         install(work)
         stage(work / "measured", HERE / "measure.py", work / "heldout", work / "measured")

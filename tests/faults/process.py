@@ -156,6 +156,10 @@ class Running:
         how = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.process.pid, how) is not None
 
+    def send(self, number: int) -> None:
+        """A signal, though it may have ended: Popen would look, and `end` could not any more."""
+        os.kill(self.process.pid, number)
+
     def says(self, text: str) -> None:
         """Wait until standard error has a text."""
         self.until(lambda one: text in one.err.read_text(errors="replace"))

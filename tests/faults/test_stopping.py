@@ -58,7 +58,7 @@ def test_kills_at_random_moments(
             lasted = time.monotonic() - running.begun + whole.seconds
         else:
             time.sleep(rng.uniform(0, lasted))
-        running.process.kill()
+        running.send(signal.SIGKILL)
         running.end()
         if out.exists():
             require_whole(out)
@@ -101,7 +101,7 @@ def both(rarely: signal.Signals) -> list[object]:
 def require_stopped(running: Running, sent: signal.Signals, within: float = 10) -> str:
     """Send a signal; the end comes in time, with its code and without a traceback."""
     begun = time.monotonic()
-    running.process.send_signal(sent)
+    running.send(sent)
     ran = running.end(60)
     assert ran.code == CODES[sent], ran.err
     assert time.monotonic() - begun < within
@@ -204,7 +204,7 @@ def test_the_second_signal_stops_at_once(
                             patch=SLOW, env={"SLOW": "40"}, forked=True)  # fmt: skip
     running.says("drawing")
     begun = time.monotonic()
-    running.process.send_signal(sent)
+    running.send(sent)
     while not running.ended():  # two that come at once are one
         time.sleep(0.2)
         os.kill(running.process.pid, sent)  # Popen would take its end for itself
