@@ -3,13 +3,10 @@
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from dmp_cli.diffusion import Schedule, mix, target
 from dmp_cli.train.settings import Course
-
-_NOWHERE, _NEAR = 0.0025, 0.0125  # of what white stands for: no surface; nearest that is weighed
 
 
 def losses(
@@ -38,14 +35,14 @@ def losses(
 def map_losses(drawn: Tensor, truth: Tensor, metres: bool = False) -> Tensor:
     """The loss of each sample, [B] float32, of pictures [B, 3, h, w] in [-1, 1].
 
-    The mean squared error; of depth (`metres`) the relative one, |d - d*| / d*, which is what is
-    measured: black is no surface, and errors there count as they are. One pixel counts 3 at most.
+    The mean squared error; of depth (`metres`, bright is far) the relative one, |d - d*| / d*,
+    which is what is measured. What is nearer than an eightieth of what white stands for is weighed
+    as if it was there, and no pixel counts more than 3.
     """
     if not metres:
         return (drawn - truth).square().mean(dim=(1, 2, 3))
     depth, wanted = (picture.mean(dim=1) / 2 + 0.5 for picture in (drawn, truth))
-    error = (depth - wanted).abs()
-    relative = torch.where(wanted > _NOWHERE, error / wanted.clamp(min=_NEAR), error)
+    relative = (depth - wanted).abs() / wanted.clamp(min=1 / 80)
     return relative.clamp(max=3).mean(dim=(1, 2))
 
 
