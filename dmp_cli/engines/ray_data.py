@@ -169,6 +169,16 @@ def _told(arriving: Iterable[Drawn], note: Callable[[str], None]) -> Generator[D
         yield one
 
 
+def _gate() -> Any:
+    """The gate of a run, on the driver's node: on another it would die with that one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    gate: Any = ray.remote(num_cpus=0)(ray_work.Gate)
+    return gate.options(scheduling_strategy=here).remote()
+
+
 def _drawn(
     work: Work, way: Way, jobs: Sequence[Job], stopped: Callable[[], bool]
 ) -> Generator[Drawn]:
@@ -178,7 +188,7 @@ def _drawn(
     """
     import ray
 
-    gate = ray.remote(num_cpus=0)(ray_work.Gate).remote()
+    gate = _gate()
     rows = _Rows(_dataset(work, way, jobs, gate))
     seen: set[int] = set()
     begun: set[int] | None = None
