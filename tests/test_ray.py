@@ -167,12 +167,32 @@ def test_too_few_accelerators(device: str, each: float, gpus: float) -> None:
         ray_data.way_for(Plan(("depth",), device=device), Cluster(1, gpus, False), each, 0)
 
 
+def test_what_a_lost_machine_had_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import ActorDiedError
+
+    begun: list[list[int]] = []
+
+    def once(work: Any, way: Any, numbered: Any, stopped: Any, seen: set[int]) -> Iterator[int]:
+        begun.append([number for number, _ in numbered])
+        for number in begun[-1][:2] if len(begun) < 3 else []:
+            seen.add(number)
+            yield number
+        raise ActorDiedError
+
+    monkeypatch.setattr(ray_data, "_once", once)
+    jobs = [Job(Path(f"{i}.png"), {}) for i in range(5)]
+    arrived: list[Any] = []
+    with pytest.raises(ResourceError, match="the Ray cluster fails"):  # nothing came any more
+        arrived.extend(ray_data._drawn(None, None, jobs, lambda: False))  # type: ignore[arg-type]
+    assert begun == [[0, 1, 2, 3, 4], [2, 3, 4], [4]]
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("length", [0, 1, 7, 2500])
 def test_blocks_hold_each_job_once_and_no_clip_is_torn(batch: int, length: int) -> None:
     clip = [Job(Path("clip.mp4"), {}, frame) for frame in range(150)]
     todo = [*(Job(Path(f"{i}.png"), {}) for i in range(length)), *clip, Job(Path("last.png"), {})]
-    blocks = list(ray_data.blocks(todo, batch))
+    blocks = list(ray_data.blocks(list(enumerate(todo)), batch))
     groups = [group for block in blocks for group in block]
     assert [one for group in groups for one in group] == list(enumerate(todo))
     assert max(map(len, groups)) <= batch

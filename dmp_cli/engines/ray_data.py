@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count, groupby
+from itertools import chain, groupby
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -184,13 +184,45 @@ def _drawn(
 ) -> Generator[Drawn]:
     """What arrives of the jobs, each once. Once `stopped`, of those alone that were begun.
 
-    Closed before, what the networks have begun is written yet, but not told.
+    If a machine of the cluster is lost, Ray does again what was there; where it cannot, what has
+    not arrived is begun anew, as long as something arrives in between.
     """
     import ray
 
-    gate = _gate()
-    rows = _Rows(_dataset(work, way, jobs, gate))
     seen: set[int] = set()
+    numbered = list(enumerate(jobs))
+    while True:
+        before = len(seen)
+        try:
+            left = [one for one in numbered if one[0] not in seen]
+            yield from _once(work, way, left, stopped, seen)
+            return
+        except ray.exceptions.RayError as error:
+            if stopped() or len(seen) == before or not _of_a_machine(error):
+                raise _lost(error) from error
+
+
+def _of_a_machine(error: Exception) -> bool:
+    """Whether a machine that went away may be the cause."""
+    from ray import exceptions
+
+    gone = exceptions.RayActorError, exceptions.NodeDiedError, exceptions.ObjectLostError
+    return isinstance(error, (*gone, exceptions.WorkerCrashedError))
+
+
+def _once(
+    work: Work,
+    way: Way,
+    numbered: Sequence[Numbered],
+    stopped: Callable[[], bool],
+    seen: set[int],
+) -> Generator[Drawn]:
+    """What arrives of numbered jobs, in one dataset; their numbers are added to `seen`.
+
+    Closed before, what the networks have begun is written yet, but not told.
+    """
+    gate = _gate()
+    rows = _Rows(_dataset(work, way, numbered, gate))
     begun: set[int] | None = None
     try:
         while begun is None or not begun <= seen:
@@ -203,8 +235,6 @@ def _drawn(
             if isinstance(held, Drawn) and held.number not in seen:
                 seen.add(held.number)
                 yield held
-    except ray.exceptions.RayError as error:
-        raise _lost(error) from error
     except GeneratorExit:
         _finish(rows, gate, seen)
         raise
@@ -299,8 +329,8 @@ class _Rows:
 # The way --------------------------------------------------------------------------------------
 
 
-def _dataset(work: Work, way: Way, jobs: Sequence[Job], gate: Any) -> Any:
-    """The way of the jobs as a dataset that has not begun."""
+def _dataset(work: Work, way: Way, numbered: Sequence[Numbered], gate: Any) -> Any:
+    """The way of numbered jobs as a dataset that has not begun."""
     import pyarrow
     import ray.data
 
@@ -311,7 +341,7 @@ def _dataset(work: Work, way: Way, jobs: Sequence[Job], gate: Any) -> Any:
     context.execution_options.preserve_order = bool(work.host.plan.output.thumbnail)
     tables = [
         pyarrow.table({"held": [pickle.dumps(group) for group in block]})
-        for block in blocks(jobs, way.batch)
+        for block in blocks(numbered, way.batch)
     ]
     actors = ray.data.ActorPoolStrategy(size=way.predictors)
     task: dict[str, Any] = {"num_cpus": 1, "memory": way.memory or None}
@@ -324,12 +354,12 @@ def _dataset(work: Work, way: Way, jobs: Sequence[Job], gate: Any) -> Any:
     return drawn.map(partial(ray_work.write, work), **task)
 
 
-def blocks(jobs: Sequence[Job], batch: int) -> Iterator[list[list[Numbered]]]:
+def blocks(jobs: Sequence[Numbered], batch: int) -> Iterator[list[list[Numbered]]]:
     """Batches of neighbours, of a clip or of pictures, and how many of them a task reads."""
     spread = -(-len(jobs) // _BLOCKS)
-    numbers = count()
-    for clip, members in groupby(jobs, lambda job: None if job.frame is None else job.source):
-        numbered = [(next(numbers), job) for job in members]
+    clips = groupby(jobs, lambda one: None if one[1].frame is None else one[1].source)
+    for clip, members in clips:
+        numbered = list(members)
         groups = [numbered[at : at + batch] for at in range(0, len(numbered), batch)]
         many = max(1, (_FRAMES if clip else spread) // batch)
         yield from (groups[at : at + many] for at in range(0, len(groups), many))
