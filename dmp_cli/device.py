@@ -47,8 +47,14 @@ def choose(device: str = "auto", dtype: str = "auto") -> Placement:
 
 def multiplies_bf16() -> str | None:
     """What the CPU of this machine multiplies bf16 with, or None: without, bf16 is slower there."""
-    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.10
+    known = cpu()
     return next((name for name in ("amx_bf16", "avx512_bf16") if known.get(name)), None)
+
+
+def cpu() -> dict[str, object]:
+    """What torch knows of the CPU of this machine, by name; nothing in torch 2.10."""
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return known
 
 
 def for_network(placement: Placement, dtype: str, size: int) -> Placement:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from dmp_cli.bench.figures import Machine, Memory
-from dmp_cli.device import multiplies_bf16
+from dmp_cli.device import cpu, multiplies_bf16
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -35,8 +35,7 @@ def describe(device: torch.device) -> Machine:
 
 
 def _processor() -> str:
-    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in torch 2.10
-    return str(known.get("cpu_name") or platform.processor() or platform.machine())
+    return str(cpu().get("cpu_name") or platform.processor() or platform.machine())
 
 
 def cores() -> int:
