@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dmp_cli import allocation
+
 if TYPE_CHECKING:
     from ways import Way
 
@@ -31,11 +33,13 @@ def serve() -> None:
     def answer(record: Record) -> None:
         print(json.dumps(record), file=answers, flush=True)
 
+    asked = json.loads(sys.stdin.readline())
+    if asked["way"] == "dmp":  # as its command does
+        allocation.ask_for_large_pages()
     start = time.perf_counter()
     import torch
     import ways
 
-    asked = json.loads(sys.stdin.readline())
     spec = ways.Spec(**asked | {"tasks": tuple(asked["tasks"])})
     imported = time.perf_counter()
     way = ways.load(spec)

@@ -49,11 +49,11 @@ class Backbone:
         self._dtype = placement.dtype  # of what goes in
         if mixed.suits(placement.device, placement.dtype):
             self._dtype = torch.float32
-            mixed.mix(unet)
-            mixed.mix(vae.decoder)
+            for network in (unet, vae.encoder, vae.decoder):
+                mixed.mix(network)
         self._unet, self._vae, self._wide = self._placed(unet), self._placed(vae), False
-        for network, layout in self._parts():
-            network.to(memory_format=layout)
+        for network in (self._unet, self._vae):
+            network.to(memory_format=self._layout)
 
     @classmethod
     def load(
@@ -85,24 +85,12 @@ class Backbone:
     def _placed(self, network: Any) -> Any:
         return network.to(self.placement.device).eval().requires_grad_(False)
 
-    def _parts(self) -> Iterator[tuple[Any, torch.memory_format]]:
-        """The networks in their parts, and the layout of each one's kernels and pictures."""
-        vae = self._vae
-        yield from ((part, self._layout) for part in (self._unet, vae.post_quant_conv, vae.decoder))
-        yield from ((part, self._encodes) for part in (vae.encoder, vae.quant_conv))
-
     @property
     def _layout(self) -> torch.memory_format:
         """channels_last is faster, but on the CPU torch's GroupNorm for it loses up to 1e-3."""
         exact = self._wide or self.placement.dtype == torch.float32
         on_cpu = self.placement.device.type == "cpu"
         return torch.contiguous_format if exact and on_cpu else torch.channels_last
-
-    @property
-    def _encodes(self) -> torch.memory_format:
-        """Of the encoder: on the CPU it computes in float32, whatever the dtype is."""
-        on_cpu = self.placement.device.type == "cpu"
-        return torch.contiguous_format if on_cpu else self._layout
 
     @contextmanager
     def widened(self) -> Iterator[None]:
@@ -112,31 +100,33 @@ class Backbone:
         no bit of them changes. Takes twice their memory for the time; LoRAs that wait stay as they
         are.
         """
-        kept, before = self._dtype, {id(held): held.dtype for held, _ in self._held()}
+        kept, before = self._dtype, {id(held): held.dtype for held in self._held()}
         try:
             self._dtype, self._wide = torch.float32, True
-            for held, layout in self._held():
-                held.data = _as(held.data, torch.float32, layout)
+            for held in self._held():
+                held.data = _as(held.data, torch.float32, self._layout)
             yield
         finally:
             self._dtype, self._wide = kept, False
-            for held, layout in self._held():
-                held.data = _as(held.data, before[id(held)], layout)
+            for held in self._held():
+                held.data = _as(held.data, before[id(held)], self._layout)
             self._sets.again()
             if self.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _held(self) -> Iterator[tuple[Tensor, torch.memory_format]]:
-        """The numbers of both networks, those of LoRAs among them, and how they are laid out."""
-        for network, layout in self._parts():
+    def _held(self) -> Iterator[Tensor]:
+        """The numbers of both networks."""
+        for network in (self._unet, self._vae):
             for held in (*network.parameters(), *network.buffers()):
                 if held.is_floating_point():
-                    yield held, layout
+                    yield held
 
-    def _input(self, tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    def _input(self, tensor: Tensor) -> Tensor:
         placed = tensor.to(self.placement.device, self._dtype)
         # where float32 is exact, as it came: tests/test_parity.py has pictures in both layouts
-        return placed.to(memory_format=layout) if layout == torch.channels_last else placed
+        if self._layout == torch.channels_last:
+            return placed.to(memory_format=torch.channels_last)
+        return placed
 
     @property
     def unet(self) -> Any:
@@ -180,7 +170,7 @@ class Backbone:
 
         The mode of the posterior, times the scaling factor: a sample would change with the seed.
         """
-        inputs = self._input(images.contiguous(), self._encodes)
+        inputs = self._input(images.contiguous())
         latents: Tensor = self._vae.encode(inputs).latent_dist.mode()
         return latents.float().mul(self._vae.config.scaling_factor).contiguous()
 
@@ -195,7 +185,7 @@ class Backbone:
         prompts = [prompt] * len(z) if isinstance(prompt, str) else list(prompt)
         guided = [row for row, text in enumerate(prompts) if text and guidance != 1.0]
         first = ["" if row in guided else text for row, text in enumerate(prompts)]
-        inputs = self._input(torch.cat([z, z[guided]]) if guided else z, self._layout)
+        inputs = self._input(torch.cat([z, z[guided]]) if guided else z)
         words = self.words(first + [prompts[row] for row in guided])
         output: Tensor = self._unet(inputs, t, encoder_hidden_states=words).sample.float()
         out, prompted = output[: len(z)], output[len(z) :]
@@ -210,7 +200,7 @@ class Backbone:
         The decoder's memory at full resolution is what bounds a batch, so it takes fewer at once.
         """
         scaled = latents / self._vae.config.scaling_factor
-        parts = (self._input(part, self._layout) for part in scaled.split(chunk))
+        parts = (self._input(part) for part in scaled.split(chunk))
         return torch.cat([self._vae.decode(part).sample for part in parts])
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dmp_cli import __version__
+from dmp_cli import __version__, allocation
 from dmp_cli.commands import (
     bench,
     data,
@@ -75,6 +75,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="surrogateescape")
     # Idle threads of torch would spin: two runs on one machine then take ten times as long
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    allocation.ask_for_large_pages()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them, dmp says itself
     try:
         app()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dmp_cli import header, sources, store, tasks, weights
+from dmp_cli import allocation, header, sources, store, tasks, weights
 from dmp_cli.backbone import Backbone, read_schedule
 from dmp_cli.device import choose, for_network, lost, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
@@ -47,6 +47,7 @@ class Predictor:
     @classmethod
     def from_plan(cls, plan: Plan) -> "Predictor":
         """The predictor that a plan asks for, as an engine makes it in its worker."""
+        allocation.keep_freed()
         self = cls.__new__(cls)
         self._open(plan)
         self._single = False

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "dmp_cli"
 # Each group imports only groups before it; members of a group do not import each other.
 GROUPS = (
     {"errors", "__init__"},
-    {"classes", "colour", "plan", "connection", "unfinished", "urls"},
+    {"classes", "colour", "plan", "allocation", "connection", "unfinished", "urls"},
     {"cloud"},
     {"storage"},
     {
@@ -53,7 +53,8 @@ GROUPS = (
     {"scenes.furniture"},
     {"scenes.build"},
     {"scenes.write"},
-    {"networks.__init__", "networks.fused", "networks.folding", "networks.mixed"},
+    {"networks.__init__", "networks.fused", "networks.folding", "networks.attention"},
+    {"networks.mixed"},
     {"networks.loading"},
     {"networks.text_encoder"},
     {

@@ -7,11 +7,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm, Linear, Module
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from dmp_cli import adapters, lora
 from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
+from dmp_cli.networks import attention
+from dmp_cli.networks.attention import attend
 from dmp_cli.networks.folding import EnlargedConv, fold
 from dmp_cli.networks.fused import WeightSets
 from tests.conftest import PARITY, apart
@@ -132,7 +134,7 @@ def test_products_are_in_bf16_and_what_is_summed_up_is_not() -> None:
     backbone = loaded("bf16")
     half, wide = torch.bfloat16, torch.float32
     assert backbone._vae.post_quant_conv.weight.dtype == wide
-    for network in (backbone.unet, backbone._vae.decoder):
+    for network in (backbone.unet, backbone._vae.encoder, backbone._vae.decoder):
         assert network.conv_in.weight.dtype == network.conv_out.weight.dtype == wide
         kinds = {
             (type(layer).__name__, layer.weight.dtype)
@@ -141,10 +143,61 @@ def test_products_are_in_bf16_and_what_is_summed_up_is_not() -> None:
             and name.rpartition(".")[2] not in ("conv_in", "conv_out", "conv_shortcut")
         }
         assert kinds == {("Conv2d", half), ("Linear", half), ("GroupNorm", wide)}
-    assert {held.dtype for held in backbone._vae.encoder.parameters()} == {wide}
+
+
+# attention ----------------------------------------------------------------------------------
+
+
+def heads(count: int, known: int, wide: int, by: float = 1.0) -> list[Tensor]:
+    """A query, a key and a value of two pictures and three heads, laid out as diffusers does."""
+    sizes = (count, known, known)
+    drawn = [torch.randn(2, size, 3, wide, generator=RNG) for size in sizes]
+    drawn[0] *= by
+    return [one.to(torch.bfloat16).transpose(1, 2) for one in drawn]
+
+
+@pytest.mark.parametrize("by", [1.0, 30.0])  # of large scores, one key has nearly all
+@pytest.mark.parametrize(("count", "known"), [(300, 300), (70, 257), (3000, 2500), (64, 77)])
+@torch.inference_mode()
+def test_attention_by_heads_is_as_near_to_the_exact_one_as_that_of_torch(
+    count: int, known: int, by: float
+) -> None:
+    given = heads(count, known, 16, by)
+    exact = scaled_dot_product_attention(*(one.double() for one in given))
+    near, other = attend(*given), scaled_dot_product_attention(*given)
+    assert near.shape == exact.shape
+    assert near.dtype == torch.bfloat16
+    ours, theirs = ((one.double() - exact).abs().mean() for one in (near, other))
+    assert ours < 1.5 * theirs  # with scores in bf16, four times
+
+
+def test_attention_is_that_of_torch_where_it_is_trained_or_exact() -> None:
+    given = heads(300, 300, 16)
+    wide = [one.float() for one in given]
+    assert torch.equal(attend(*wide), scaled_dot_product_attention(*wide))
+    given[0].requires_grad_(True)
+    attend(*given).sum().backward()
+    assert given[0].grad is not None
 
 
 @torch.inference_mode()
-def test_the_encoder_is_as_exact_in_bf16() -> None:
-    images = torch.rand(1, 3, 64, 64, generator=RNG) * 2 - 1
-    assert torch.equal(loaded("bf16").encode(images), loaded().encode(images))
+def test_products_of_float32_are_exact_again_after_attention() -> None:
+    left, right = torch.randn(64, 64, generator=RNG), torch.randn(64, 64, generator=RNG)
+    before = left @ right
+    attend(*heads(300, 300, 16))
+    assert torch.equal(left @ right, before)
+
+
+@torch.inference_mode()
+def test_mixed_networks_attend_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(attention, "attend", lambda *given: seen.append(1) or attend(*given))
+    backbone = loaded("bf16")
+    backbone.predict(z(), 401)
+    in_unet = len(seen)
+    backbone.decode(backbone.encode(torch.zeros(1, 3, 64, 64)))
+    blocks = [
+        name for name, _ in backbone.unet.named_modules() if name.endswith((".attn1", ".attn2"))
+    ]
+    assert in_unet == len(blocks) > 0
+    assert len(seen) == in_unet + 2  # in the middle of the encoder and of the decoder

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import Conv2d, Linear
 
+from dmp_cli.networks import attention
+
 # Layers whose error is that of all that follows: what comes in, what goes out, and what the sums
 # pass through from block to block
 _EXACT = ("conv_in", "conv_out", "conv_shortcut")
@@ -24,6 +26,7 @@ def mix(network: Any) -> None:
     that is two to five times nearer to float32 than a network in bf16 throughout, where the weights
     of norms err alike for all pixels, and what is rounded between blocks adds up.
     """
+    attention.replace(network)
     for name, layer in network.named_modules():
         if isinstance(layer, Conv2d | Linear):
             if name.rpartition(".")[2] not in _EXACT:
