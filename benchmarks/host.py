@@ -171,6 +171,7 @@ class StandIn:
     host: Any
     variants: list[dict[str, Array]]
     batch: int = BATCH
+    at_once: int = 1
     drawn: int = 0
 
     def draw(self, batch: Sequence[Any], names: Sequence[str]) -> list[dict[str, Array]]:

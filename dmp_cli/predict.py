@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Unpack
 
 import numpy as np
@@ -17,12 +18,14 @@ from dmp_cli.device import choose, for_network, lost, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import DeviceError, ImageError, ResourceError, UsageError
 from dmp_cli.host import TOO_LONG, Again, Array, Drawn, Host, Prepared, completed
+from dmp_cli.networks.fetching import fetch
 from dmp_cli.networks.loading import quiet
 from dmp_cli.plan import Options, Plan, Settings
 from dmp_cli.sources import Source
 from dmp_cli.weights import Recipe
 
 NOT_FINITE = "the output is not finite in"
+_Found = dict[str, tuple[Array, bool]]  # of an image, by task: what was drawn, is it finite
 _RESERVE, _PER_IMAGE = 3 << 30, 1 << 30  # bytes of a CUDA device; per 512 x 512 image
 _MOST = 8  # images at once, chosen automatically
 
@@ -75,6 +78,9 @@ class Predictor:
 
     def _take(self, host: Host, backbone: Backbone) -> None:
         self.placement, self._backbone, self._switches = backbone.placement, backbone, True
+        self._turn = Lock()  # of one batch at a time the device is told what to do
+        # where the device computes by itself, the next batch is begun before the last is fetched
+        self.at_once = 2 if backbone.placement.device.type == "cuda" else 1
         where = str(self.placement.device), self.placement.dtype_name
         self.host = replace(host, multiple=backbone.multiple).ran_on(*where)
         self.plan, self.recipes = host.plan, host.recipes
@@ -110,6 +116,8 @@ class Predictor:
     ) -> list[dict[str, Drawn]]:
         """What the network draws for images of equal shape: by task, for each image.
 
+        Several threads may call it: `at_once` of them keep a device busy.
+
         `names` are tasks of the plan; without it all of them.
 
         Out of memory, the batch is halved for good. What is not finite is drawn again in float32,
@@ -118,7 +126,9 @@ class Predictor:
         """
         wanted = self.plan.tasks if names is None else names
         try:
-            drawn = self._draw(batch, wanted)
+            with self._turn:
+                begun = self._begin(batch, wanted)
+            drawn = begun()  # another thread may give the device its next batch meanwhile
             return [self._mended(image, found) for image, found in zip(batch, drawn, strict=True)]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -136,50 +146,56 @@ class Predictor:
         return pieces
 
     @torch.inference_mode()
-    def _draw(self, batch: Sequence[Prepared], names: Sequence[str]) -> list[dict[str, Array]]:
-        latents, decoded = {}, []
-        for task in names:
-            recipe = self.recipes[task]
-            if recipe.size not in latents:
-                stacked = np.stack([image.pictures[recipe.size] for image in batch])
-                pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2)
-                latents[recipe.size] = self._backbone.encode(pixels.float() / 127.5 - 1)
-            prompts = [recipe.prompt if one.prompt is None else one.prompt for one in batch]
-            decoded.append(
-                self._backbone.decode(self._sample(recipe, latents[recipe.size], prompts))
-            )
-        # back in the network's dtype, once all tasks are under way: the device waits for no copy
-        pictures = [one.permute(0, 2, 3, 1).cpu().float().numpy() for one in decoded]
-        return [
-            {task: rows[row] for task, rows in zip(names, pictures, strict=True)}
-            for row in range(len(batch))
-        ]
+    def _begin(self, batch: Sequence[Prepared], names: Sequence[str]) -> Callable[[], list[_Found]]:
+        """Have the device draw; what this gives waits for it, and for no later batch."""
+        recipes = [self.recipes[task] for task in names]
+        latents = {}
+        for size in {recipe.size for recipe in recipes}:
+            stacked = np.stack([image.pictures[size] for image in batch])
+            pixels = torch.from_numpy(stacked).to(self.placement.device).permute(0, 3, 1, 2)
+            latents[size] = self._backbone.encode(pixels.float() / 127.5 - 1)
+        sampled = [self._sample(recipe, latents[recipe.size], batch) for recipe in recipes]
+        decoded = [self._backbone.decode(one) for one in sampled]
+        whole = torch.stack([one.isfinite().flatten(1).all(1) for one in decoded])
+        wait = fetch([whole, *(one.permute(0, 2, 3, 1) for one in decoded)])
 
-    def _mended(self, image: Prepared, drawn: Mapping[str, Array]) -> dict[str, Drawn]:
+        def found() -> list[_Found]:
+            finite, *pictures = wait()
+            return [
+                {
+                    task: (picture[row].astype(np.float32, copy=False), bool(well[row]))
+                    for task, picture, well in zip(names, pictures, finite, strict=True)
+                }
+                for row in range(len(batch))
+            ]
+
+        return found
+
+    def _mended(self, image: Prepared, found: _Found) -> dict[str, Drawn]:
         """What was drawn of an image; what is not finite of it, drawn again in float32."""
-        mended: dict[str, Drawn] = dict(drawn)
-        broken = [task for task, picture in drawn.items() if not np.isfinite(picture).all()]
+        mended: dict[str, Drawn] = {task: picture for task, (picture, _) in found.items()}
+        broken = [task for task, (_, finite) in found.items() if not finite]
         dtype = self.placement.dtype_name
         if not broken or dtype == "fp32":
             return mended | {task: _not_finite(task, dtype) for task in broken}
         try:
-            with self._backbone.widened():
-                again = self._draw([image], broken)[0]
+            with self._turn, self._backbone.widened():
+                again = self._begin([image], broken)()[0]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             why = f"{dtype}, and there is no memory for fp32"
             return mended | {task: _not_finite(task, why) for task in broken}
-        for task, picture in again.items():
-            whole = np.isfinite(picture).all()
-            mended[task] = Again(picture) if whole else _not_finite(task, f"{dtype}, nor in fp32")
+        for task, (picture, finite) in again.items():
+            mended[task] = Again(picture) if finite else _not_finite(task, f"{dtype}, nor in fp32")
         return mended
 
     def _sample(
-        self, recipe: Recipe, latents: torch.Tensor, prompts: Sequence[str]
+        self, recipe: Recipe, latents: torch.Tensor, batch: Sequence[Prepared]
     ) -> torch.Tensor:
         if self._switches:
             self._backbone.use_lora(recipe.task)
+        prompts = [recipe.prompt if one.prompt is None else one.prompt for one in batch]
         # with a text, the recipe's guidance may be another; it is the same for every text
         guidance = next((weights.prompted(recipe, text).guidance for text in prompts if text), 1.0)
         return sample(
@@ -190,8 +206,9 @@ class Predictor:
         )
 
     def cuts(self, prompt: str) -> bool:
-        """Whether a prompt has more tokens than the network takes. The thread of `draw` only."""
-        return self._backbone.cuts(prompt)
+        """Whether a prompt has more tokens than the network takes."""
+        with self._turn:
+            return self._backbone.cuts(prompt)
 
 
 def _not_finite(task: str, dtype: str) -> ImageError:

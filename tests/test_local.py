@@ -1,17 +1,20 @@
 """The local engine: what it writes, and how failures travel."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from dmp_cli import jobs
+from dmp_cli import jobs, predict
 from dmp_cli.engines import flow, local, saving, steps
 from dmp_cli.errors import ResourceError
 from dmp_cli.jobs import Job, Result
+from dmp_cli.networks.fetching import fetch
 from dmp_cli.outputs import writers
 from dmp_cli.plan import Output, Plan, Settings
 from dmp_cli.predict import Predictor
@@ -215,3 +218,86 @@ def test_a_name_that_is_too_long_fails_alone(weights: Path, tmp_path: Path) -> N
     results = run(plan, jobs_in(tmp_path / "in", tmp_path / "out", plan))
     assert [bool(result.errors) for result in results] == [False, True]
     assert "cannot be written" in results[1].errors[0]
+
+
+# The device goes on while a batch is fetched ------------------------------------------------
+
+
+class Slow:
+    """Fetching that takes until the next batch is begun, as a device does that computes alone."""
+
+    def __init__(self, count: int) -> None:
+        self.begun = [threading.Event() for _ in range(count)]
+        self.late: list[int] = []
+
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[Any]]:
+        number = sum(one.is_set() for one in self.begun)
+        self.begun[number].set()
+        wait = fetch(tensors)
+
+        def fetched() -> list[Any]:
+            last = number + 1 == len(self.begun)
+            if not last and not self.begun[number + 1].wait(20):
+                self.late.append(number)
+            return wait()
+
+        return fetched
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_batch_is_begun_before_the_last_is_fetched(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    for i in range(4):
+        write_image(tmp_path / f"in/{i}.png", 64, 64, i)
+    plan = plan_for(weights, "depth", "normals", batch=1)
+    network = Predictor.from_plan(plan)
+    wanted = written(network, tmp_path / "in", tmp_path / "wanted")
+    slow = Slow(4)
+    if at_once == 2:  # with 1, it would wait in vain
+        monkeypatch.setattr(predict, "fetch", slow.fetch)
+    network.at_once = at_once
+    found = written(network, tmp_path / "in", tmp_path / "found")
+    assert slow.late == []
+    assert all(one.is_set() for one in slow.begun) == (at_once == 2)
+    assert len(found) == 8
+    assert found == wanted
+
+
+def test_two_batches_at_once_are_halved_and_mended(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(9):
+        write_image(tmp_path / f"in/{i}.png", 64, 64, i)
+    plan = plan_for(weights, "depth", "normals", batch=4, dtype="bf16")
+    network = Predictor.from_plan(plan)
+    backbone = network._backbone
+    decode, encode, inside = backbone.decode, backbone.encode, threading.Lock()
+
+    def small(images: torch.Tensor) -> torch.Tensor:
+        assert inside.acquire(blocking=False)  # the device is told by one thread at a time
+        try:
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("too much")
+            return encode(images)
+        finally:
+            inside.release()
+
+    def overflowing(latents: torch.Tensor) -> torch.Tensor:
+        pictures = decode(latents)
+        return pictures if backbone._wide else pictures * float("inf")
+
+    monkeypatch.setattr(backbone, "encode", small)
+    monkeypatch.setattr(backbone, "decode", overflowing)
+    network.at_once = 2
+    results = [*flow.stream(network, jobs_in(tmp_path / "in", tmp_path / "out", plan))]
+    assert [result.job.source.name for result in results] == [f"{i}.png" for i in range(9)]
+    assert not [error for result in results for error in result.errors]
+    assert all("drawn again in fp32" in result.notes[0] for result in results)
+    assert network.batch <= 2
+
+
+def written(network: Predictor, images: Path, out: Path) -> dict[str, bytes]:
+    results = [*flow.stream(network, jobs_in(images, out, network.plan))]
+    assert not [error for result in results for error in result.errors]
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.npy"))}

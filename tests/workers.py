@@ -21,6 +21,7 @@ class StandIn:
 
     host: Host
     batch: int
+    at_once: int = 1
 
     def draw(self, batch: Sequence[Prepared], names: Sequence[str]) -> list[dict[str, Drawn]]:
         for prompt in {one.prompt for one in batch}:

@@ -165,7 +165,7 @@ class Meter:
     """A network, and when it drew."""
 
     def __init__(self, network: Network) -> None:
-        self._network, self.host = network, network.host
+        self._network, self.host, self.at_once = network, network.host, network.at_once
         self.spans: list[tuple[float, float]] = []
 
     @property
@@ -193,8 +193,11 @@ class Meter:
         """The share of the time from its first drawing to its last in which it drew nothing."""
         if len(self.spans) < 2:
             return None
-        whole = self.spans[-1][1] - self.spans[0][0]
-        return 1 - sum(end - start for start, end in self.spans) / whole
+        drawing, last = 0.0, self.spans[0][0]
+        for start, end in sorted(self.spans):  # two may be drawn at once
+            drawing += max(end - max(start, last), 0.0)
+            last = max(end, last)
+        return 1 - drawing / (last - min(self.spans)[0])
 
 
 def pipeline(

@@ -58,13 +58,24 @@ def written(
         ahead = min(ahead, max(most, batch))
         items = stack.enter_context(closing(ordered_map(read, todo, plan.readers, ahead)))
         back = max(min(4 * batch, most), batch)
-        groups = batches(items, partial(steps.key, host), lambda: network.batch, back)
-        going = takewhile(lambda _: not stopped(), groups)
-        drawn = (item for group in going for item in _each(steps.draw(network, group)))
+        keyed = batches(items, partial(steps.key, host), lambda: network.batch, back)
+        going = takewhile(lambda _: not stopped(), keyed)
+        groups = stack.enter_context(closing(_drawn(network, going)))
+        drawn = (item for group in groups for item in _each(group))
         write = partial(saving.write, host, folder, room=budget.room)
         beside = max(min(2 * plan.writers, most // len(plan.tasks)), 1)
         made = ordered_map(write, drawn, plan.writers, beside, eager=True)
         yield from stack.enter_context(closing(made))
+
+
+def _drawn(
+    network: steps.Network, groups: Iterable[list[steps.Item]]
+) -> Generator[list[steps.Item]]:
+    """Groups with what the network drew; where a device computes by itself, one ahead."""
+    draw, at_once = partial(steps.draw, network), network.at_once
+    if at_once > 1:
+        return ordered_map(draw, groups, at_once, at_once)
+    return (draw(group) for group in groups)
 
 
 def _most(host: Host) -> int:

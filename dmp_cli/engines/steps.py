@@ -26,6 +26,7 @@ class Network(Protocol):
 
     host: Host
     batch: int  # images at once; it may become smaller
+    at_once: int  # batches: 2 where one is fetched while a device computes the next
 
     def draw(self, batch: Sequence[Prepared], names: Sequence[str]) -> list[dict[str, Drawn]]:
         """What the network draws for images of equal shape: by task, for each image."""
