@@ -1,6 +1,7 @@
 """How this process takes memory from the system."""
 
 import ctypes
+import mmap
 import os
 
 # of glibc's malloc.h
@@ -19,9 +20,30 @@ def keep_freed() -> None:
     Else each picture between two layers (0.3 GB in float32) comes from the system anew, page by
     page, zeroed: a fifth of the time of a large network on a CPU.
     """
+    library = _glibc()
+    if library is not None:
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def let_go(address: int, size: int) -> None:
+    """Give the system `size` bytes of memory back that nobody reads any more, but for part pages.
+
+    For weights of a mapped file: they count as memory of the process until all of it is unmapped.
+    What is read there later is what the file has, and of memory that has no file, zeros.
+    """
+    library = _glibc()
+    if library is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0:
+        library.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return  # another C library
-    mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-    mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        return ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None

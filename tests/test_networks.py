@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import Conv2d, GroupNorm, Linear, Module
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
-from dmp_cli import adapters, lora
+from dmp_cli import adapters, allocation, lora
 from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.networks import attention
 from dmp_cli.networks.attention import attend
 from dmp_cli.networks.folding import EnlargedConv, fold
 from dmp_cli.networks.fused import WeightSets
+from dmp_cli.networks.mixed import mix
 from tests.conftest import PARITY, apart
 from tests.test_lora import STATE, saved
 
@@ -143,6 +144,16 @@ def test_products_are_in_bf16_and_what_is_summed_up_is_not() -> None:
             and name.rpartition(".")[2] not in ("conv_in", "conv_out", "conv_shortcut")
         }
         assert kinds == {("Conv2d", half), ("Linear", half), ("GroupNorm", wide)}
+
+
+def test_what_is_rounded_lets_the_mapped_file_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = []
+    monkeypatch.setattr(allocation, "let_go", lambda address, size: gone.append((address, size)))
+    vae = AutoencoderKL.from_pretrained(SD / "vae", torch_dtype=torch.float32).eval()
+    held = [(one.data_ptr(), one.nbytes) for one in vae.decoder.parameters()]
+    mix(vae.decoder)
+    assert gone == held
+    assert not {one.data_ptr() for one in vae.decoder.parameters()} & {start for start, _ in held}
 
 
 # attention ----------------------------------------------------------------------------------

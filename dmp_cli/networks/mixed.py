@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Conv2d, Linear
 
+from dmp_cli import allocation
 from dmp_cli.networks import attention
 
 # Layers whose error is that of all that follows: what comes in, what goes out, and what the sums
@@ -28,13 +29,15 @@ def mix(network: Any) -> None:
     """
     attention.replace(network)
     for name, layer in network.named_modules():
+        rounded = False
         if isinstance(layer, Conv2d | Linear):
-            if name.rpartition(".")[2] not in _EXACT:
-                layer.to(torch.bfloat16)
+            rounded = name.rpartition(".")[2] not in _EXACT
             layer.register_forward_pre_hook(_in_dtype)
-    for held in network.parameters():
-        if held.dtype == torch.float32:  # or these few would keep the whole file mapped
-            held.data = held.data.clone()
+        for held in layer.parameters(recurse=False):
+            given = held.data
+            held.data = given.to(torch.bfloat16) if rounded else given.clone()
+            # as long as one tensor is in a mapped file, all that were read there count as memory
+            allocation.let_go(given.data_ptr(), given.nbytes)
 
 
 def _in_dtype(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
