@@ -26,6 +26,7 @@ from contestants import Contestant, started
 from PIL import Image, ImageOps
 
 from dmp_cli import tasks
+from dmp_cli.device import choose
 from dmp_cli.images import fitted_size
 from dmp_cli.plan import FAST
 
@@ -180,8 +181,7 @@ def _record(
             if other.name.startswith("official")
         },
     }  # fmt: skip
-    if one.loaded["card"]:
-        record["floor_share"] = against_tables.floor_share(record, case.given.tflops)
+    record["floor_share"] = against_tables.floor_share(record, case.given.tflops)
     if different:
         held = all(value <= most for value, most in zip(different, GATE, strict=True))
         record |= {"mean": different[0], "p999": different[1], "held": held}
@@ -240,7 +240,10 @@ def _arguments() -> argparse.Namespace:
     add("--gate-images", type=int, default=2, help="images that are held against float32")
     add("--no-gate", action="store_true", help="hold nothing against float32")
     add("--no-alone", action="store_true", help="time no image by itself")
-    add("--tflops", type=float, help="of the GPU in half precision, where it is not known here")
+    add(
+        "--tflops", type=float,
+        help="in half precision, for the floor; default: of a card that is known, else measured",
+    )  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write all figures")
     given = parser.parse_args()
     given.ways = [name.strip() for name in given.ways.split(",")]
@@ -254,6 +257,8 @@ def main() -> None:
     """Measure each pair of tasks and size, and print the tables of each as it is done."""
     given = _arguments()
     machine = against_tables.machine()
+    if given.tflops is None and choose(given.device).device.type == "cpu":
+        given.tflops = machine["tflops"] = against_tables.tflops_of_cpu()
     print(against_tables.heading(machine, given), flush=True)
     records: list[Record] = []
     for names in given.tasks or [("depth",), tuple(tasks.TASKS)]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,10 +22,11 @@ CARDS = {"H100": 800.0, "H200": 800.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0
 
 
 def floor_share(record: Record, tflops: float | None) -> float | None:
-    """The rate of a record as a share of the fastest that its arithmetic allows on its card.
+    """The rate of a record as a share of the fastest that its arithmetic allows where it ran.
 
-    None for another network than that of Stable Diffusion 1.x, or a card that is not known. An
-    image is encoded once, and each map takes its steps and its decoding.
+    `tflops` is the speed there, else that of a card that is known. None for another network than
+    that of Stable Diffusion 1.x, or a card that is not known. An image is encoded once, and each
+    map takes its steps and its decoding.
     """
     speed = tflops or next((CARDS[name] for name in CARDS if name in record["card"].split()), None)
     if record["channels"] != SD or speed is None:
@@ -33,6 +35,23 @@ def floor_share(record: Record, tflops: float | None) -> float | None:
     each = STEP * record["settings"]["steps"] + DECODE
     cost = (ENCODE + len(record["tasks"]) * each) * high * wide / 512**2
     return float(record["images_per_second"] * cost / speed)
+
+
+def tflops_of_cpu() -> float:
+    """TFLOP/s of a large convolution in bf16, most of what the networks compute: best of eight."""
+    import torch
+
+    conv = torch.nn.Conv2d(512, 512, 3, padding=1).to(torch.bfloat16)
+    conv.to(memory_format=torch.channels_last)
+    picture = torch.randn(1, 512, 128, 128).to(torch.bfloat16)
+    picture = picture.to(memory_format=torch.channels_last)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(8):
+            start = time.perf_counter()
+            conv(picture)
+            seconds.append(time.perf_counter() - start)
+    return 2 * 9 * 512 * 512 * 128 * 128 / min(seconds) / 1e12
 
 
 # Tables -----------------------------------------------------------------------------------
@@ -90,6 +109,7 @@ TIMES: dict[str, Callable[[Record], str]] = {
     "mean": lambda r: _number(r.get("mean")),
     "99.9 %": lambda r: _number(r.get("p999")),
     "gate": _gate,
+    "of the floor": lambda r: _number(r.get("floor_share")),
 }
 COSTS: dict[str, Callable[[Record], str]] = {
     "encodes": lambda r: _number(r["counts"].get("encodes", 0)),
@@ -104,7 +124,6 @@ COSTS: dict[str, Callable[[Record], str]] = {
 ON_CARD: dict[str, Callable[[Record], str]] = {
     "device, GiB": lambda r: _number(r["device_gib"]),
     "idle": lambda r: _number(r["counts"].get("idle")),
-    "of the floor": lambda r: _number(r.get("floor_share")),
 }
 
 
