@@ -19,6 +19,7 @@ from dmp_cli.errors import ModelError
 from dmp_cli.networks import folding, fused, mixed
 from dmp_cli.networks.fused import WeightSets
 from dmp_cli.networks.loading import as_model_error, quiet, whole
+from dmp_cli.networks.offload import Turns
 from dmp_cli.networks.text_encoder import Texts, embed
 
 # The UNet of Stable Diffusion 1.x, as far as diffusers would build another if nothing is said
@@ -44,7 +45,7 @@ class Backbone:
         self._texts = texts
         self.schedule = schedule
         self.placement = placement
-        self._sets = WeightSets(unet, partial(_stored, stored), placement.device)
+        self._sets = WeightSets(unet, partial(_stored, stored), placement.waiting)
         folding.fold(vae.decoder)
         self._dtype = placement.dtype  # of what goes in
         if mixed.suits(placement.device, placement.dtype):
@@ -54,6 +55,7 @@ class Backbone:
         self._unet, self._vae, self._wide = self._placed(unet), self._placed(vae), False
         for network in (self._unet, self._vae):
             network.to(memory_format=self._layout)
+        self._turns = Turns(_parts(unet, vae), self._copied) if placement.in_turns else None
 
     @classmethod
     def load(
@@ -78,12 +80,12 @@ class Backbone:
             how = {"variant": variant, "use_safetensors": True, "torch_dtype": dtype}
             unet = whole(UNet2DConditionModel, folder / "unet", how)
             vae = whole(AutoencoderKL, folder / "vae", how)
-        texts = Texts(folder, variant, placement.device, embeddings)
+        texts = Texts(folder, variant, placement.waiting, embeddings)
         stored = sources.weight_file(folder, "unet", variant)
         return cls(unet, vae, schedule, texts, placement, stored)
 
     def _placed(self, network: Any) -> Any:
-        return network.to(self.placement.device).eval().requires_grad_(False)
+        return network.to(self.placement.waiting).eval().requires_grad_(False)
 
     @property
     def _layout(self) -> torch.memory_format:
@@ -92,27 +94,51 @@ class Backbone:
         on_cpu = self.placement.device.type == "cpu"
         return torch.contiguous_format if exact and on_cpu else torch.channels_last
 
+    def _bring(self, part: str) -> None:
+        """Have a part on the device if parts take turns there: the others wait.
+
+        It stays until another is asked for, so that the steps of all tasks find the UNet there.
+        """
+        if self._turns and self._turns.inside != part:
+            self._settle()
+            self._turns.enter(part)
+
+    def _copied(self, held: Tensor) -> Tensor:
+        """What computes in place of a tensor that waits, in float32 within `widened`."""
+        wide = self._wide and held.is_floating_point()
+        copy = held.to(self.placement.device, copy=True)  # the dtype is changed over there
+        return copy.to(torch.float32) if wide else copy
+
+    def _settle(self) -> None:
+        """After a change of what the layers hold: none in its turn, the LoRA in use in them."""
+        if self._turns:
+            self._turns.leave()
+        self._sets.again()
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @contextmanager
     def widened(self) -> Iterator[None]:
         """Within, all is computed in float32, from the same weights.
 
         They are widened one by one, and back at the end: each half is a float32 exactly, so that
         no bit of them changes. Takes twice their memory for the time; LoRAs that wait stay as they
-        are.
+        are. Where parts take turns, they wait as they are, and each is widened as it comes.
         """
-        kept, before = self._dtype, {id(held): held.dtype for held in self._held()}
+        resident = [] if self._turns else list(self._held())
+        kept, before = self._dtype, [held.dtype for held in resident]
+        if self._turns:
+            self._settle()
         try:
             self._dtype, self._wide = torch.float32, True
-            for held in self._held():
+            for held in resident:
                 held.data = _as(held.data, torch.float32, self._layout)
             yield
         finally:
             self._dtype, self._wide = kept, False
-            for held in self._held():
-                held.data = _as(held.data, before[id(held)], self._layout)
-            self._sets.again()
-            if self.placement.device.type == "cuda":
-                torch.cuda.empty_cache()
+            for held, dtype in zip(resident, before, strict=True):
+                held.data = _as(held.data, dtype, self._layout)
+            self._settle()
 
     def _held(self) -> Iterator[Tensor]:
         """The numbers of both networks."""
@@ -170,6 +196,7 @@ class Backbone:
 
         The mode of the posterior, times the scaling factor: a sample would change with the seed.
         """
+        self._bring("encoder")
         inputs = self._input(images.contiguous())
         latents: Tensor = self._vae.encode(inputs).latent_dist.mode()
         return latents.float().mul(self._vae.config.scaling_factor).contiguous()
@@ -182,6 +209,7 @@ class Backbone:
         `prompt` is of all rows, or one of each. A row with a prompt and a guidance g other than 1
         is `empty + g (prompted - empty)`. All is one batch: of B rows, and of those once more.
         """
+        self._bring("unet")
         prompts = [prompt] * len(z) if isinstance(prompt, str) else list(prompt)
         guided = [row for row, text in enumerate(prompts) if text and guidance != 1.0]
         first = ["" if row in guided else text for row, text in enumerate(prompts)]
@@ -199,9 +227,19 @@ class Backbone:
 
         The decoder's memory at full resolution is what bounds a batch, so it takes fewer at once.
         """
+        self._bring("decoder")
         scaled = latents / self._vae.config.scaling_factor
         parts = (self._input(part) for part in scaled.split(chunk))
         return torch.cat([self._vae.decode(part).sample for part in parts])
+
+
+def _parts(unet: Any, vae: Any) -> dict[str, list[Any]]:
+    """What can take turns on a device, each with all that it computes with."""
+    return {
+        "encoder": [vae.encoder, vae.quant_conv],
+        "unet": [unet],
+        "decoder": [vae.post_quant_conv, vae.decoder],
+    }
 
 
 def _as(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:

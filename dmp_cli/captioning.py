@@ -79,7 +79,7 @@ def run(todo: Sequence[Job], folder: Path, plan: Plan) -> Iterator[tuple[Job, st
     ModelError for a model that cannot be loaded, ResourceError if there is no memory for it.
     """
     placement = choose(plan.device, plan.dtype)
-    batch = plan.batch or (_BATCH if placement.device.type == "cuda" else 1)
+    batch = plan.together or (_BATCH if placement.device.type == "cuda" else 1)
     captioner: Captioner | None = None
     try:
         captioner = Captioner(folder, placement)

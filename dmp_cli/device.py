@@ -19,6 +19,12 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
     reason: str
+    in_turns: bool = False  # the parts of a backbone take turns there, see networks/offload.py
+
+    @property
+    def waiting(self) -> torch.device:
+        """Where weights are while they do not compute."""
+        return torch.device("cpu") if self.in_turns else self.device
 
     @property
     def dtype_name(self) -> str:
@@ -26,23 +32,26 @@ class Placement:
         return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
 
-def choose(device: str = "auto", dtype: str = "auto") -> Placement:
+def choose(device: str = "auto", dtype: str = "auto", low_memory: bool = False) -> Placement:
     """CUDA in fp16, else MPS or CPU in fp32, unless asked otherwise (`for_network` goes on).
 
     `device` is auto, cpu, mps, cuda or a CUDA device such as `cuda:1`; `dtype` is `auto` or one
-    of DTYPES. ResourceError if the device is not there, UsageError for an unknown name, or for
-    fp16 on the CPU, where it is slower than fp32.
+    of DTYPES. With `low_memory` parts take turns on CUDA; not on MPS, whose memory is the host's:
+    what waits there would be held twice. ResourceError if the device is not there, UsageError for
+    an unknown name, or for fp16 on the CPU, where it is slower than fp32.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise UsageError(f"unknown device {device!r}", "known: auto, cpu, mps, cuda, cuda:N")
     if dtype not in (*DTYPES, "auto"):
         raise UsageError(f"unknown dtype {dtype!r}", f"known: auto, {', '.join(DTYPES)}")
     where, reason = _find(device)
+    on_cuda = where.type == "cuda"
+    turns = low_memory and on_cuda
     if dtype == "auto":
-        return Placement(where, torch.float16 if where.type == "cuda" else torch.float32, reason)
+        return Placement(where, torch.float16 if on_cuda else torch.float32, reason, turns)
     if where.type == "cpu" and dtype == "fp16":
         raise UsageError("fp16 is not for the CPU", "use --dtype fp32, or bf16 for speed")
-    return Placement(where, DTYPES[dtype], f"{reason}, dtype as asked")
+    return Placement(where, DTYPES[dtype], f"{reason}, dtype as asked", turns)
 
 
 def multiplies_bf16() -> str | None:

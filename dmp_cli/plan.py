@@ -64,6 +64,7 @@ class Plan:
     device: str = "auto"
     dtype: str = "auto"
     batch: int = 0  # images at once; 0: chosen from the device's memory
+    low_memory: bool = False  # the least memory: on the device, or without one in this process
     max_pixels: int = 100_000_000  # an input with more is refused
     axes: str = "opengl"  # of normals maps
     classes: str | None = None  # of segmentation maps; None: as the model's entry says
@@ -73,6 +74,11 @@ class Plan:
     readers: int = 2  # threads
     writers: int = 2
     in_flight: int = 64_000_000  # pixels at full size that those threads hold; more passes alone
+
+    @property
+    def together(self) -> int:
+        """How many images at once are asked for; 0: to be chosen where the networks run."""
+        return self.batch or int(self.low_memory)
 
 
 class Options(TypedDict, total=False):
@@ -93,6 +99,7 @@ class Options(TypedDict, total=False):
     device: str
     dtype: str
     batch: int
+    low_memory: bool
     max_pixels: int
     axes: str
     classes: str | None

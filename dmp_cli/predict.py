@@ -50,7 +50,8 @@ class Predictor:
     @classmethod
     def from_plan(cls, plan: Plan) -> "Predictor":
         """The predictor that a plan asks for, as an engine makes it in its worker."""
-        allocation.keep_freed()
+        if not plan.low_memory:
+            allocation.keep_freed()
         self = cls.__new__(cls)
         self._open(plan)
         self._single = False
@@ -69,11 +70,11 @@ class Predictor:
         try:
             backbone, digests, self.notes = _load(host.recipes, plan)
             self._take(replace(host, digests=digests), backbone)
-            self.batch = plan.batch or self._batch_for_memory()
+            self.batch = plan.together or self._batch_for_memory()
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
             raise ResourceError(
                 f"the model cannot be loaded on {plan.device}: {_first_line(error)}",
-                "free the accelerator's memory, or use --device cpu",
+                f"free the accelerator's memory, or use {_sparing(plan)}--device cpu",
             ) from error
 
     def _take(self, host: Host, backbone: Backbone) -> None:
@@ -137,7 +138,7 @@ class Predictor:
                 raise
         if len(batch) == 1:
             why = f"out of memory on {self.placement.device}"
-            failed = ImageError(why, "use a smaller --size", again=True)
+            failed = ImageError(why, f"use {_sparing(self.plan)}a smaller --size", again=True)
             return [dict.fromkeys(wanted, failed)]
         self.batch = min(self.batch, (len(batch) + 1) // 2)
         pieces: list[dict[str, Drawn]] = []
@@ -214,6 +215,11 @@ class Predictor:
 def _not_finite(task: str, dtype: str) -> ImageError:
     hint = "if that is so of every image, see `dmp weights verify`"
     return ImageError(f"{task}: {NOT_FINITE} {dtype}", hint)
+
+
+def _sparing(plan: Plan) -> str:
+    """What comes first of what to do about memory."""
+    return "" if plan.low_memory else "--low-memory or "
 
 
 def _lost(error: Exception) -> DeviceError:
@@ -299,7 +305,8 @@ def _load(
     chosen: Mapping[str, Recipe], plan: Plan
 ) -> tuple[Backbone, dict[str, str], tuple[str, ...]]:
     """The backbone with each task's LoRA on it, the sha256 of each LoRA file, and remarks."""
-    first, placement = next(iter(chosen.values())), choose(plan.device, plan.dtype)
+    first = next(iter(chosen.values()))
+    placement = choose(plan.device, plan.dtype, plan.low_memory)
     folder, variant = find_backbone(first.backbone, placement.dtype_name == "fp16")
     placement = for_network(placement, plan.dtype, _size(folder, variant))
     files = {task: _lora_file(recipe, folder) for task, recipe in chosen.items()}

@@ -48,6 +48,7 @@ class Run:
     readers: int
     writers: int
     formats: tuple[str, ...]
+    low_memory: bool = False
 
 
 @dataclass(frozen=True)

@@ -108,4 +108,5 @@ def _run(network: Predictor) -> Run:
         readers=plan.readers,
         writers=plan.writers,
         formats=plan.output.formats,
+        low_memory=plan.low_memory,
     )

@@ -28,7 +28,7 @@ _LEAST, _MOST = 0.1, 86_400.0  # seconds
 _OPTIONS = {
     "recursive", "formats", "exr_layout", "exr_compression", "max_pixels", "exposure", "model",
     "weights", "offline", "steps", "sampler", "spacing", "prediction", "final", "fast", "prompt",
-    "guidance", "size", "device", "dtype", "batch", "readers", "writers", "quiet",
+    "guidance", "size", "device", "dtype", "batch", "low_memory", "readers", "writers", "quiet",
 }  # fmt: skip
 
 

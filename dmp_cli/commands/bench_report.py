@@ -57,10 +57,8 @@ def _what(figures: "Figures") -> Iterator[str]:
     steps = " or ".join(map(str, calls)) + (" step" if calls == [1] else " steps")
     yield "what"
     yield _row("machine", f"{here.processor}, {_many(here.cores, 'core')}, torch {here.torch}")
-    yield _row(
-        "network",
-        f"{device}, {run.dtype}, batches of {run.batch}, {_many(here.threads, 'thread')}",
-    )
+    how = f"{run.dtype}, batches of {run.batch}{', low memory' if run.low_memory else ''}"
+    yield _row("network", f"{device}, {how}, {_many(here.threads, 'thread')}")
     yield _row("model", f"{run.model}: {', '.join(run.tasks)}; {steps}")
     yield _row("files", f"{', '.join(run.formats)}; {run.readers} readers, {run.writers} writers")
 

@@ -276,6 +276,13 @@ Dtype = Annotated[
 Batch = Annotated[
     str, typer.Option(help="Images at once, or auto.", metavar="N|auto", rich_help_panel=RUN)
 ]
+LowMemory = Annotated[
+    bool,
+    typer.Option("--low-memory", rich_help_panel=RUN,
+                 help="One image at once, unless --batch says otherwise; on CUDA, of encoder, UNet "
+                 "and decoder only what computes is on the device; elsewhere, freed memory goes "
+                 "back. Slower, the same maps."),
+]  # fmt: skip
 Readers = Annotated[
     int,
     typer.Option(help="Threads that read images.", metavar="N", min=1, max=256,

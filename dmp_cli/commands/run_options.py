@@ -52,6 +52,7 @@ class RunOptions:
     device: opt.Device = "auto"
     dtype: opt.Dtype = "auto"
     batch: opt.Batch = "auto"
+    low_memory: opt.LowMemory = False
     readers: opt.Readers = 2
     writers: opt.Writers = 2
     shard: opt.Shard = None
@@ -109,8 +110,8 @@ class RunOptions:
         return Plan(
             tasks=tasks, model=self.model, weights=self.weights, settings=settings,
             device="cuda" if first == "all" else first, dtype=self.dtype,
-            batch=parse.batch(self.batch), max_pixels=self.max_pixels, axes=self.normals,
-            classes=self.classes,
+            batch=parse.batch(self.batch), low_memory=self.low_memory,
+            max_pixels=self.max_pixels, axes=self.normals, classes=self.classes,
             background=parse.background(self.background),
             exposure=parse.exposure(self.exposure), output=output,
             readers=self.readers, writers=self.writers,

@@ -38,7 +38,11 @@ def load(plan: Plan, note: Callable[[str], None], among: int = 1) -> Predictor:
     share_threads(among)
     predictor = Predictor.from_plan(plan)
     where = predictor.placement
-    note(f"on {where.device} in {where.dtype_name} ({where.reason}), batches of {predictor.batch}")
+    spared = ", parts in turn" if where.in_turns else ", freed memory given back"
+    note(
+        f"on {where.device} in {where.dtype_name} ({where.reason}), "
+        f"batches of {predictor.batch}{spared if plan.low_memory else ''}"
+    )
     for text in predictor.notes:
         note(text)
     return predictor

@@ -116,7 +116,7 @@ def way_for(plan: Plan, cluster: Cluster, each: float, wanted: float) -> Way:
         )
     predictors = ceil(wanted) or (room if gpus else cluster.nodes)
     share = 1 if gpus else -(-predictors // cluster.nodes)
-    batch = plan.batch or (_BATCH if gpus else 1)
+    batch = plan.together or (_BATCH if gpus else 1)
     # where there is little, no more than leaves room for a reader beside a writer
     memory = min(plan.in_flight * _BYTES, cluster.memory // 4)
     return Way(predictors, gpus, share, batch, cluster.joined, memory)
@@ -125,7 +125,7 @@ def way_for(plan: Plan, cluster: Cluster, each: float, wanted: float) -> Way:
 def _store(host: Host) -> int:
     """Bytes for what is on its way on one machine: some batches that were drawn."""
     area = sum((recipe.size or 1024) ** 2 for recipe in host.recipes.values())
-    return max(_STORE, 4 * (host.plan.batch or _BATCH) * area * 3 * 4)
+    return max(_STORE, 4 * (host.plan.together or _BATCH) * area * 3 * 4)
 
 
 # The driver --------------------------------------------------------------------------------

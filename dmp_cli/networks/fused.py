@@ -59,7 +59,9 @@ class WeightSets:
     def _put(self, name: str) -> None:
         for module, held in self._sets[name].items():
             parameter = self._layers[module].weight
-            parameter.data = held.to(parameter.device, parameter.dtype)
+            # a copy of the same kind: one that is made in inference mode does not fit the others
+            with torch.inference_mode(parameter.is_inference()):
+                parameter.data = held.to(parameter.device, parameter.dtype)
 
 
 def projections(unet: Any) -> dict[str, Any]:
