@@ -335,9 +335,11 @@ class Dmp:
         """`draw` that keeps what it gives of the first images; in the order in which they come."""
 
         def draw(batch: Sequence[Prepared], *names: Any) -> list[dict[str, Drawn]]:
+            for image in batch[: max(keep - len(self._kept), 0)]:
+                self._kept[id(image)] = image, {}  # its place: a later batch may be done before
             drawn = self._draw(batch, *names)
             for image, pictures in zip(batch, drawn, strict=True):
-                if len(self._kept) < keep:
+                if id(image) in self._kept:
                     self._kept[id(image)] = image, pictures
             return drawn
 

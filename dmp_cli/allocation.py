@@ -3,10 +3,12 @@
 import ctypes
 import mmap
 import os
+from functools import cache
 
 # of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_NEVER, _LARGEST = (1 << 31) - 1, 1 << 30
+_NEVER = (1 << 31) - 1
+_LARGE = (1 << 30, 1 << 25)  # before glibc 2.35, more than 32 MB is refused
 
 
 def ask_for_large_pages() -> None:
@@ -21,8 +23,7 @@ def keep_freed() -> None:
     page, zeroed: a fifth of the time of a large network on a CPU.
     """
     library = _glibc()
-    if library is not None:
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+    if library and any(library.mallopt(_M_MMAP_THRESHOLD, size) for size in _LARGE):
         library.mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
@@ -41,6 +42,7 @@ def let_go(address: int, size: int) -> None:
         library.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
 
+@cache
 def _glibc() -> ctypes.CDLL | None:
     """The C library, where it is glibc."""
     try:

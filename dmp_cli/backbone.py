@@ -50,7 +50,7 @@ class Backbone:
         self._dtype = placement.dtype  # of what goes in
         if mixed.suits(placement.device, placement.dtype):
             self._dtype = torch.float32
-            for network in (unet, vae.encoder, vae.decoder):
+            for network in (unet, vae.decoder):  # the encoder's error is in every task's map
                 mixed.mix(network)
         self._unet, self._vae, self._wide = self._placed(unet), self._placed(vae), False
         for network in (self._unet, self._vae):
@@ -215,7 +215,9 @@ class Backbone:
         first = ["" if row in guided else text for row, text in enumerate(prompts)]
         inputs = self._input(torch.cat([z, z[guided]]) if guided else z)
         words = self.words(first + [prompts[row] for row in guided])
-        output: Tensor = self._unet(inputs, t, encoder_hidden_states=words).sample.float()
+        # made there: a number of this side would have diffusers wait for the device
+        when = torch.full((), t, device=inputs.device)
+        output: Tensor = self._unet(inputs, when, encoder_hidden_states=words).sample.float()
         out, prompted = output[: len(z)], output[len(z) :]
         if guided:
             empty = out[guided]

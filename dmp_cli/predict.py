@@ -18,7 +18,7 @@ from dmp_cli.device import choose, for_network, lost, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import DeviceError, ImageError, ResourceError, UsageError
 from dmp_cli.host import TOO_LONG, Again, Array, Drawn, Host, Prepared, completed
-from dmp_cli.networks.fetching import fetch
+from dmp_cli.networks.fetching import fetch, send
 from dmp_cli.networks.loading import quiet
 from dmp_cli.plan import Options, Plan, Settings
 from dmp_cli.sources import Source
@@ -50,10 +50,10 @@ class Predictor:
     @classmethod
     def from_plan(cls, plan: Plan) -> "Predictor":
         """The predictor that a plan asks for, as an engine makes it in its worker."""
-        if not plan.low_memory:
-            allocation.keep_freed()
         self = cls.__new__(cls)
         self._open(plan)
+        if self.placement.device.type == "cpu" and not plan.low_memory:
+            allocation.keep_freed()
         self._single = False
         return self
 
@@ -80,8 +80,10 @@ class Predictor:
     def _take(self, host: Host, backbone: Backbone) -> None:
         self.placement, self._backbone, self._switches = backbone.placement, backbone, True
         self._turn = Lock()  # of one batch at a time the device is told what to do
+        self._asked = Lock()  # a tokenizer is not for several threads
         # where the device computes by itself, the next batch is begun before the last is fetched
-        self.at_once = 2 if backbone.placement.device.type == "cuda" else 1
+        alone = backbone.placement.device.type == "cuda" and not backbone.placement.in_turns
+        self.at_once = 2 if alone else 1
         where = str(self.placement.device), self.placement.dtype_name
         self.host = replace(host, multiple=backbone.multiple).ran_on(*where)
         self.plan, self.recipes = host.plan, host.recipes
@@ -153,7 +155,7 @@ class Predictor:
         latents = {}
         for size in {recipe.size for recipe in recipes}:
             stacked = np.stack([image.pictures[size] for image in batch])
-            pixels = torch.from_numpy(stacked).to(self.placement.device).permute(0, 3, 1, 2)
+            pixels = send(torch.from_numpy(stacked), self.placement.device).permute(0, 3, 1, 2)
             latents[size] = self._backbone.encode(pixels.float() / 127.5 - 1)
         sampled = [self._sample(recipe, latents[recipe.size], batch) for recipe in recipes]
         decoded = [self._backbone.decode(one) for one in sampled]
@@ -208,7 +210,7 @@ class Predictor:
 
     def cuts(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than the network takes."""
-        with self._turn:
+        with self._asked:
             return self._backbone.cuts(prompt)
 
 

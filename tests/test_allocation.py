@@ -1,5 +1,6 @@
 """How a process takes memory from the system."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -31,13 +32,14 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc a
 
 @glibc
 def test_memory_that_was_freed_is_not_asked_for_again() -> None:
-    assert pages("keeps") < 100
-    assert pages("gives back") > 10_000
+    assert pages("keeps") < pages("gives back") / 10
 
 
 def pages(how: str) -> int:
     command = [sys.executable, "-c", COUNT, how]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    plain = {key: value for key, value in os.environ.items() if key != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain)
+    return int(done.stdout)
 
 
 @glibc

@@ -224,11 +224,11 @@ def test_a_name_that_is_too_long_fails_alone(weights: Path, tmp_path: Path) -> N
 
 
 class Slow:
-    """Fetching that takes until the next batch is begun, as a device does that computes alone."""
+    """Fetching of batches, which may take until the next is begun, as of a device by itself."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, waits: bool) -> None:
         self.begun = [threading.Event() for _ in range(count)]
-        self.late: list[int] = []
+        self.waits, self.late, self.ahead = waits, list[int](), 0
 
     def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[Any]]:
         number = sum(one.is_set() for one in self.begun)
@@ -237,15 +237,16 @@ class Slow:
 
         def fetched() -> list[Any]:
             last = number + 1 == len(self.begun)
-            if not last and not self.begun[number + 1].wait(20):
+            if self.waits and not last and not self.begun[number + 1].wait(20):
                 self.late.append(number)
+            self.ahead = max(self.ahead, sum(one.is_set() for one in self.begun) - number - 1)
             return wait()
 
         return fetched
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_a_batch_is_begun_before_the_last_is_fetched(
+def test_of_two_at_once_the_next_is_begun_before_the_last_is_fetched(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     for i in range(4):
@@ -253,13 +254,13 @@ def test_a_batch_is_begun_before_the_last_is_fetched(
     plan = plan_for(weights, "depth", "normals", batch=1)
     network = Predictor.from_plan(plan)
     wanted = written(network, tmp_path / "in", tmp_path / "wanted")
-    slow = Slow(4)
-    if at_once == 2:  # with 1, it would wait in vain
-        monkeypatch.setattr(predict, "fetch", slow.fetch)
+    slow = Slow(4, waits=at_once == 2)  # with 1, it would wait in vain
+    monkeypatch.setattr(predict, "fetch", slow.fetch)
     network.at_once = at_once
     found = written(network, tmp_path / "in", tmp_path / "found")
     assert slow.late == []
-    assert all(one.is_set() for one in slow.begun) == (at_once == 2)
+    assert all(one.is_set() for one in slow.begun)
+    assert slow.ahead == at_once - 1
     assert len(found) == 8
     assert found == wanted
 

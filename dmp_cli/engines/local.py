@@ -1,4 +1,4 @@
-"""This machine: reader threads, the caller's thread for the device, writer threads."""
+"""This machine: reader threads, the caller's thread or two for the device, writer threads."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -117,7 +117,7 @@ def draw(network: Network, batch: Sequence[Item]) -> list[Item]:
     if not ready:
         return list(batch)
     drawn = network.draw(ready, batch[0].job.tasks(network.host.plan.tasks))
-    each = (time.monotonic() - start) / len(ready)
+    each = (time.monotonic() - start) / len(ready) / network.at_once  # they share the device
     items = []
     for item, prepared, pictures in zip(batch, ready, drawn, strict=True):
         notes = prepared.notes + _of_prompt(network, item) + _of_again(pictures)

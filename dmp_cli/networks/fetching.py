@@ -1,4 +1,4 @@
-"""From a device to this machine's memory, while the device goes on."""
+"""To a device and back to this machine's memory, while the device goes on."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any]
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of this machine's memory on a device, without waiting for what it is doing."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Array]]:
@@ -23,8 +30,8 @@ def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Array]]:
         torch.empty_like(one, device="cpu", pin_memory=True).copy_(one, non_blocking=True)
         for one in tensors
     ]
-    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    done.record()
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(tensors[0].device))  # else of the first device's stream
 
     def wait() -> list[Array]:
         done.synchronize()

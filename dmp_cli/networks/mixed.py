@@ -35,7 +35,7 @@ def mix(network: Any) -> None:
             layer.register_forward_pre_hook(_in_dtype)
         for held in layer.parameters(recurse=False):
             given = held.data
-            held.data = given.to(torch.bfloat16) if rounded else given.clone()
+            held.data = given.to(torch.bfloat16 if rounded else given.dtype, copy=True)
             # as long as one tensor is in a mapped file, all that were read there count as memory
             allocation.let_go(given.data_ptr(), given.nbytes)
 
