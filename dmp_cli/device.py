@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dmp_cli.errors import ResourceError, UsageError
+from dmp_cli.plan import DEVICES
 
 _LARGE = 1 << 29  # bytes of a UNet's file: to a smaller one, bf16 on a CPU gives nothing
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -40,7 +41,7 @@ def choose(device: str = "auto", dtype: str = "auto", low_memory: bool = False) 
     what waits there would be held twice. ResourceError if the device is not there, UsageError for
     an unknown name, or for fp16 on the CPU, where it is slower than fp32.
     """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+    if not re.fullmatch(DEVICES, device):
         raise UsageError(f"unknown device {device!r}", "known: auto, cpu, mps, cuda, cuda:N")
     if dtype not in (*DTYPES, "auto"):
         raise UsageError(f"unknown dtype {dtype!r}", f"known: auto, {', '.join(DTYPES)}")

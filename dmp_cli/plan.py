@@ -8,6 +8,7 @@ SAMPLERS = ("ddim", "oracle", "onepass")
 SPACINGS = ("leading", "trailing")
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
 FINALS = ("z", "y0")  # what the last step leaves (official), or its estimate of the map
+DEVICES = r"auto|cpu|mps|cuda(:\d+)?"  # a pattern
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 FORMATS = ("png", "png16", "exr", "npy", "tiff", "tiff16")
 SEG_FORMATS = ("palette", "ids", "color")

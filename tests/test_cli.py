@@ -253,6 +253,8 @@ def test_a_dry_run_loads_and_writes_nothing(dmp: Dmp, photos: Path, tmp_path: Pa
         (["predict", "depth", "normals", "IN", "-o", "OUT"], 2, "depth,normals"),
         (["predict", "IN", "depth", "-o", "OUT"], 2, "the task comes first"),
         (["predict", "dpeth", "IN", "-o", "OUT"], 2, "did you mean depth?"),
+        (["predict", "depth", "IN", "-o", "OUT", "--dry-run", "--device", "gpu"], 2,
+         "unknown device 'gpu'"),
         (["predict", "depth", "IN", "-o", "OUT", "--model", "untrained", "--device", "cuda:77"], 6,
          "--device cuda:77"),
         (["doctor", "--device", "cuda:77"], 6, "--device cuda:77"),

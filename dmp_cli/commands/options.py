@@ -281,7 +281,7 @@ LowMemory = Annotated[
     typer.Option("--low-memory", rich_help_panel=RUN,
                  help="One image at once, unless --batch says otherwise; on CUDA, of encoder, UNet "
                  "and decoder only what computes is on the device; elsewhere, freed memory goes "
-                 "back. Slower, the same maps."),
+                 "back. Slower; with equal --batch, equal maps."),
 ]  # fmt: skip
 Readers = Annotated[
     int,

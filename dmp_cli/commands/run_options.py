@@ -106,7 +106,7 @@ class RunOptions:
             merged=merged, side_by_side=self.side_by_side,
             thumbnail=opt.THUMBNAIL if self.contact_sheet else 0,
         )  # fmt: skip
-        first = next(iter(self.each_device()), self.device)
+        first = next(iter(self.each_device()), parse.device(self.device))
         return Plan(
             tasks=tasks, model=self.model, weights=self.weights, settings=settings,
             device="cuda" if first == "all" else first, dtype=self.dtype,
