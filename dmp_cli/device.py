@@ -1,13 +1,12 @@
 """The one decision of the program about device and dtype."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from dmp_cli.errors import ResourceError, UsageError
-from dmp_cli.plan import DEVICES
+from dmp_cli.plan import device_name
 
 _LARGE = 1 << 29  # bytes of a UNet's file: to a smaller one, bf16 on a CPU gives nothing
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -41,11 +40,10 @@ def choose(device: str = "auto", dtype: str = "auto", low_memory: bool = False) 
     what waits there would be held twice. ResourceError if the device is not there, UsageError for
     an unknown name, or for fp16 on the CPU, where it is slower than fp32.
     """
-    if not re.fullmatch(DEVICES, device):
-        raise UsageError(f"unknown device {device!r}", "known: auto, cpu, mps, cuda, cuda:N")
+    known = device_name(device)
     if dtype not in (*DTYPES, "auto"):
         raise UsageError(f"unknown dtype {dtype!r}", f"known: auto, {', '.join(DTYPES)}")
-    where, reason = _find(device)
+    where, reason = _find(known)
     on_cuda = where.type == "cuda"
     turns = low_memory and on_cuda
     if dtype == "auto":

@@ -1,14 +1,16 @@
 """Plan: how a run is done, as plain values that can be printed, compared and sent to a worker."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import TypedDict
+
+from dmp_cli.errors import UsageError
 
 SAMPLERS = ("ddim", "oracle", "onepass")
 SPACINGS = ("leading", "trailing")
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
 FINALS = ("z", "y0")  # what the last step leaves (official), or its estimate of the map
-DEVICES = r"auto|cpu|mps|cuda(:\d+)?"  # a pattern
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 FORMATS = ("png", "png16", "exr", "npy", "tiff", "tiff16")
 SEG_FORMATS = ("palette", "ids", "color")
@@ -80,6 +82,13 @@ class Plan:
     def together(self) -> int:
         """How many images at once are asked for; 0: to be chosen where the networks run."""
         return self.batch or int(self.low_memory)
+
+
+def device_name(name: str) -> str:
+    """`name`, of a device that may be there or not; UsageError for what is none."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise UsageError(f"unknown device {name!r}", "known: auto, cpu, mps, cuda, cuda:N")
+    return name
 
 
 class Options(TypedDict, total=False):

@@ -5,7 +5,7 @@ import re
 
 from dmp_cli import shards
 from dmp_cli.errors import UsageError
-from dmp_cli.plan import DEVICES, FORMATS, RANGES, Output
+from dmp_cli.plan import FORMATS, RANGES, Output
 from dmp_cli.shards import Shard
 
 
@@ -45,13 +45,6 @@ def formats(text: str) -> tuple[str, ...]:
             f"unknown format {', '.join(unknown) or repr(text)}", f"known: {', '.join(FORMATS)}"
         )
     return found
-
-
-def device(name: str) -> str:
-    """The name of a device, there or not; UsageError for what is none."""
-    if not re.fullmatch(DEVICES, name):
-        raise UsageError(f"unknown device {name!r}", "known: auto, cpu, mps, cuda, cuda:N")
-    return name
 
 
 def batch(text: str) -> int:

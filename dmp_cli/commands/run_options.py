@@ -11,7 +11,15 @@ from typing import Annotated, Any, get_args
 from dmp_cli.commands import options as opt
 from dmp_cli.commands import parse
 from dmp_cli.commands.report import Talk
-from dmp_cli.plan import EXR_COMPRESSIONS, EXR_LAYOUTS, SEG_FORMATS, Output, Plan, Settings
+from dmp_cli.plan import (
+    EXR_COMPRESSIONS,
+    EXR_LAYOUTS,
+    SEG_FORMATS,
+    Output,
+    Plan,
+    Settings,
+    device_name,
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class RunOptions:
             merged=merged, side_by_side=self.side_by_side,
             thumbnail=opt.THUMBNAIL if self.contact_sheet else 0,
         )  # fmt: skip
-        first = next(iter(self.each_device()), parse.device(self.device))
+        first = next(iter(self.each_device()), device_name(self.device))
         return Plan(
             tasks=tasks, model=self.model, weights=self.weights, settings=settings,
             device="cuda" if first == "all" else first, dtype=self.dtype,
