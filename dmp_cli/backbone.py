@@ -16,7 +16,7 @@ from dmp_cli import compatibility, lora, sources
 from dmp_cli.device import Placement
 from dmp_cli.diffusion import Schedule
 from dmp_cli.errors import ModelError
-from dmp_cli.networks import folding, fused, mixed
+from dmp_cli.networks import folding, fused, mixed, winograd
 from dmp_cli.networks.fused import WeightSets
 from dmp_cli.networks.loading import as_model_error, quiet, whole
 from dmp_cli.networks.offload import Turns
@@ -47,6 +47,10 @@ class Backbone:
         self.placement = placement
         self._sets = WeightSets(unet, partial(_stored, stored), placement.waiting)
         folding.fold(vae.decoder)
+        if placement.device.type == "cpu":
+            winograd.replace(vae.encoder)
+            if placement.dtype == torch.float32:
+                winograd.replace(vae.decoder)
         self._dtype = placement.dtype  # of what goes in
         if mixed.suits(placement.device, placement.dtype):
             self._dtype = torch.float32

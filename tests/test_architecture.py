@@ -57,6 +57,7 @@ GROUPS = (
         "networks.__init__",
         "networks.fused",
         "networks.folding",
+        "networks.winograd",
         "networks.offload",
         "networks.attention",
         "networks.fetching",

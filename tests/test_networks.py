@@ -1,6 +1,9 @@
 """What is done with the networks so that they are fast, against what it stands for."""
 
+import platform
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,17 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm, Linear, Module
 from torch.nn.functional import interpolate, scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
 
 from dmp_cli import adapters, allocation, lora
 from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
-from dmp_cli.networks import attention
+from dmp_cli.networks import attention, winograd
 from dmp_cli.networks.attention import attend
 from dmp_cli.networks.folding import EnlargedConv, fold
 from dmp_cli.networks.fused import WeightSets
 from dmp_cli.networks.mixed import mix
+from dmp_cli.networks.winograd import WinogradConv
 from tests.conftest import PARITY, apart
 from tests.test_lora import STATE, saved
 
@@ -128,6 +133,76 @@ def test_a_decoder_is_folded_throughout_and_draws_the_same() -> None:
     assert layers
     assert all(isinstance(layer, EnlargedConv) for layer in layers)
     torch.testing.assert_close(vae.decode(z()).sample, before, atol=1e-5, rtol=1e-4)
+
+
+# winograd -----------------------------------------------------------------------------------
+
+SIZES = [(1, 1), (4, 8), (5, 3), (23, 9)]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("high", "wide"), SIZES)
+@torch.inference_mode()
+def test_half_the_products_give_the_same_picture(
+    monkeypatch: pytest.MonkeyPatch, high: int, wide: int, bias: bool, layout: torch.memory_format
+) -> None:
+    conv = Conv2d(16, 12, 3, padding=1, bias=bias)
+    picture = torch.randn(2, 16, high, wide, generator=RNG).to(memory_format=layout)
+    fast = WinogradConv(conv).to(memory_format=layout)
+    expected = deepcopy(conv).double()(picture.double()).float()
+    torch.testing.assert_close(fast(picture), expected, atol=1e-5, rtol=1e-5)
+    assert fast(picture).is_contiguous(memory_format=layout)
+    monkeypatch.setattr(winograd, "_NUMBERS", 2 * 6 * 2 * wide * 16)  # two tiles at once
+    torch.testing.assert_close(fast(picture), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_products_are_half_as_many() -> None:
+    conv, picture = Conv2d(8, 8, 3, padding=1), torch.zeros(1, 8, 24, 24)
+    fast = WinogradConv(conv)
+    with FlopCounterMode(display=False) as direct:
+        conv(picture)
+    with FlopCounterMode(display=False) as halved:
+        fast(picture)
+    assert halved.get_total_flops() * 2 == direct.get_total_flops() > 0
+
+
+def wide_vae(folder: Path) -> AutoencoderKL:
+    """A VAE with as many channels as it takes, in place of the one in a folder of a backbone."""
+    torch.manual_seed(0)
+    kinds = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    vae = AutoencoderKL(block_out_channels=(128,), mid_block_add_attention=False, **kinds).eval()
+    vae.save_pretrained(folder / "vae")
+    return vae
+
+
+@pytest.mark.parametrize(
+    ("dtype", "processor", "replaced"),
+    [
+        ("fp32", "x86_64", ["decoder", "encoder"]),
+        ("bf16", "AMD64", ["encoder"]),
+        ("fp32", "arm64", []),
+    ],
+)
+@torch.inference_mode()
+def test_wide_convolutions_in_float32_are_computed_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: str, processor: str, replaced: list[str]
+) -> None:
+    folder = tmp_path / "backbone"
+    shutil.copytree(SD, folder)
+    shutil.rmtree(folder / "vae")
+    vae = wide_vae(folder)
+    monkeypatch.setattr(platform, "machine", lambda: processor)
+    backbone = Backbone.load(folder, choose("cpu", dtype))
+    names = [
+        name for name, layer in backbone._vae.named_modules() if isinstance(layer, WinogradConv)
+    ]
+    assert sorted({name.partition(".")[0] for name in names}) == replaced
+    assert not any(name.endswith(("conv_in", "conv_out")) for name in names)
+    picture = torch.rand(1, 3, 16, 16, generator=RNG) * 2 - 1
+    expected = vae.encode(picture).latent_dist.mode() * vae.config.scaling_factor
+    assert apart(backbone.encode(picture).numpy(), expected.numpy()) < 1e-4
 
 
 # mixed --------------------------------------------------------------------------------------
