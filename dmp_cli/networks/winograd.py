@@ -8,45 +8,49 @@ from torch import Tensor
 from torch.nn import Conv2d, Module, Parameter
 from torch.nn.functional import conv2d, pad
 
-# Kernels as polynomials of their three rows, at 0, 1, -1, 2, -2 and infinity, over what _moved
-# leaves out. Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016
-_POINTS = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 2 / 24, 4 / 24),
-    (1 / 24, -2 / 24, 4 / 24),
-    (0, 0, 1),
-)
+# The rows of a picture and those of a kernel are multiplied as polynomials are: by their values at
+# 0, A, -A, B, -B and infinity. Winograd, "Arithmetic Complexity of Computations", 1980; Lavin and
+# Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, with 1 and 2. Of points that
+# were tried these round least.
+A, B = 5 / 8, 3 / 2
+# What is left out where rows are summed up; factors of A and of B squared make sums after the
+# products cheaper
+_AT_A, _AT_B = 1 / (2 * A * (A**2 - B**2)), 1 / (2 * (B**2 - A**2))
+_POINTS = ((0.0, 1 / (A * B) ** 2), (A, _AT_A), (-A, _AT_A), (B, _AT_B), (-B, _AT_B))
+_KERNELS = (*((by, by * at, by * at**2) for at, by in _POINTS), (0.0, 0.0, 1.0))
+# Of what is the same in all rows, as of a polynomial at 1
+_BIASES = (*(by * (1 - A**2) * (1 - B**2) / (1 - at) for at, by in _POINTS), 0.0)
 _TILE = 4  # rows of the result that six products give, where twelve were needed
 _CHANNELS = 128  # with fewer, the sums around the products cost what is saved
-_NUMBERS = 1 << 22  # float32 at once, before and after the products: they stay in the cache
+_NUMBERS = 1 << 22  # at once, before and after the products: they stay in the cache
 
 
 class WinogradConv(Module):
     """A 3x3 convolution with padding 1, in float32: equal to the direct one but for rounding.
 
-    Four rows of the result take six 1x3 convolutions, of sums of six rows of the picture. Rounding
-    is about twice that of the direct one, 1e-6 of the result.
+    Four rows of the result take six 1x3 convolutions, of sums of six rows of the picture. It rounds
+    by 1e-6 of the result, about as the direct one.
     """
 
     def __init__(self, conv: Conv2d) -> None:
         """Of a convolution [D, C, 3, 3]."""
         super().__init__()
-        points = torch.tensor(_POINTS).unsqueeze(2)
+        points = torch.tensor(_KERNELS).unsqueeze(2)
         kernels = [(conv.weight.data * point).sum(2, keepdim=True) for point in points]
         self.weight = Parameter(torch.cat(kernels))  # [6 D, C, 1, 3]
-        self.bias = conv.bias
+        self.bias = None
+        if conv.bias is not None:
+            self.bias = Parameter(torch.cat([conv.bias.data * by for by in _BIASES]))
 
     def forward(self, picture: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, D, h, w]."""
         batch, inputs, high, wide = picture.shape
-        outputs = len(self.weight) // len(_POINTS)
+        outputs = len(self.weight) // len(_KERNELS)
         last = picture.stride(1) == 1
         layout = torch.channels_last if last else torch.contiguous_format
         like: dict[str, Any] = {"dtype": picture.dtype, "device": picture.device}
         result: Tensor = torch.empty((batch, outputs, high, wide), memory_format=layout, **like)
-        a_tile = 6 * batch * wide * max(inputs, outputs)
+        a_tile = len(_KERNELS) * batch * wide * max(inputs, outputs)
         step = max(_NUMBERS // a_tile, 1) * _TILE
         for top in range(0, high, step):
             part = result[:, :, top : top + step]
@@ -56,11 +60,13 @@ class WinogradConv(Module):
 
     def _strip(self, rows: Tensor, result: Tensor) -> None:
         """Fill rows of the result, from those of the picture with one more above and one below."""
-        products = []
-        kernels = self.weight.chunk(len(_POINTS))
-        for index, (moved, kernel) in enumerate(zip(_moved(rows), kernels, strict=True)):
-            bias = self.bias if index == 1 else None  # what is at 1 is once in each row
-            products.append(conv2d(moved, kernel, bias, padding=(0, 1)))
+        count = len(_KERNELS)
+        kernels = self.weight.chunk(count)
+        biases = [None] * count if self.bias is None else self.bias.chunk(count)
+        products = [
+            conv2d(moved, kernel, bias, padding=(0, 1))
+            for moved, kernel, bias in zip(_moved(rows), kernels, biases, strict=True)
+        ]
         _summed(products, result)
 
 
@@ -72,28 +78,37 @@ def _cut(picture: Tensor, first: int, count: int) -> Tensor:
 
 
 def _moved(rows: Tensor) -> list[Tensor]:
-    """The six sums, one row a tile, from rows [B, C, 4 n + 2, w]."""
+    """The values at the points, one row a tile, of rows [B, C, 4 n + 2, w]."""
     end = rows.shape[2] - 2
     zero, one, two, three, four, five = (rows[:, :, at : at + end : _TILE] for at in range(6))
-    even, odd = torch.sub(four, two, alpha=4), torch.sub(three, one, alpha=4)
-    moved = [even + odd, even - odd]
-    even, odd = torch.sub(four, two, out=even), torch.sub(three, one, out=odd)
-    moved += [torch.add(even, odd, alpha=2), torch.sub(even, odd, alpha=2)]
-    first = torch.sub(four, two, alpha=5, out=even).add_(zero, alpha=4)
-    last = torch.sub(five, three, alpha=5, out=odd).add_(one, alpha=4)
+    near, far = A**2, B**2
+    even, odd = torch.sub(four, two, alpha=far), torch.sub(three, one, alpha=far)
+    moved = [torch.add(even, odd, alpha=A), torch.sub(even, odd, alpha=A)]
+    even, odd = (
+        torch.sub(four, two, alpha=near, out=even),
+        torch.sub(three, one, alpha=near, out=odd),
+    )
+    moved += [torch.add(even, odd, alpha=B), torch.sub(even, odd, alpha=B)]
+    first = torch.sub(four, two, alpha=near + far, out=even).add_(zero, alpha=near * far)
+    last = torch.sub(five, three, alpha=near + far, out=odd).add_(one, alpha=near * far)
     return [first, *moved, last]
 
 
 def _summed(products: list[Tensor], result: Tensor) -> None:
-    """Four rows a tile from six products; the last tile may have fewer."""
-    first, at_1, at_minus_1, at_2, at_minus_2, last = products
-    even, odd = at_1 + at_minus_1, torch.sub(at_1, at_minus_1, out=at_1)
-    even_2, odd_2 = at_2 + at_minus_2, torch.sub(at_2, at_minus_2, out=at_2)
-    ends = (first.add_(even), odd, even, last.add_(odd))
-    for row, (one, two) in enumerate(zip(ends, (even_2, odd_2, even_2, odd_2), strict=True)):
-        wanted, weight = result[:, :, row::_TILE], 1 << row
+    """Four rows a tile from the six products; the last tile may have fewer."""
+    first, at_a, at_minus_a, at_b, at_minus_b, last = products
+    even_a, odd_a = at_a + at_minus_a, torch.sub(at_a, at_minus_a, out=at_a)
+    even_b, odd_b = at_b + at_minus_b, torch.sub(at_b, at_minus_b, out=at_b)
+    rows = (
+        (first.add_(even_a, alpha=1 / A), even_b, B**-2),
+        (odd_a, odd_b, 1 / B),
+        (even_b, even_a, A),
+        (last.add_(odd_a, alpha=A**2), odd_b, B),
+    )
+    for row, (one, other, by) in enumerate(rows):
+        wanted = result[:, :, row::_TILE]
         count = wanted.shape[2]
-        torch.add(one[:, :, :count], two[:, :, :count], alpha=weight, out=wanted)
+        torch.add(one[:, :, :count], other[:, :, :count], alpha=by, out=wanted)
 
 
 def replace(network: Any) -> None:
