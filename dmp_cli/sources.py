@@ -46,9 +46,9 @@ class Source:
     @property
     def repository(self) -> hub.Repository:
         """Its repository, for a source on the Hub."""
-        flag = " --tiny-decoder" if self.files else ""
-        command = f"dmp weights pull {self.asked}".strip() + flag
-        return hub.Repository(self.repo or "", self.revision, command)
+        return hub.Repository(
+            self.repo or "", self.revision, f"dmp weights pull {self.asked}".strip()
+        )
 
 
 # On this machine --------------------------------------------------------------------------

@@ -445,13 +445,16 @@ def machine(hub: hubs.Hub, tmp_path: Path) -> Machine:
 def test_from_the_hub_to_a_run_without_it(machine: Machine) -> None:
     """Not fetched by a run that has no use for it; fetched, used offline, damaged, mended."""
     given = ("hub", "--weights", machine.weights)
+    pull = f"dmp weights pull hub --task depth --weights {machine.weights} --tiny-decoder"
+    ran = machine.predict("--tiny-decoder", "--offline")  # the backbone is missing too
+    assert ran.code == 5
+    assert f"once there is a connection, run: {pull}" in ran.err
     assert machine.predict().code == 0
     assert not list((machine.folder / "hf").rglob("*org--decoder*"))
     plain = machine.map()
     assert "0 damaged" in machine.dmp("weights", "verify", *given, "--tiny-decoder").err
     ran = machine.predict("--tiny-decoder", "--offline")
     assert ran.code == 5
-    pull = f"dmp weights pull hub --task depth --weights {machine.weights} --tiny-decoder"
     assert f"once there is a connection, run: {pull}" in ran.err
     ran = machine.dmp(*pull.split()[1:])
     assert ran.code == 0, ran.err
