@@ -53,8 +53,8 @@ class Backbone:
         self._dtype = placement.dtype  # of what goes in
         if mixed.suits(placement.device, placement.dtype):
             self._dtype = torch.float32
-            # the encoder's error is in every task's map; a tiny decoder has no norms that would
-            # take away what all that follows has of an error between its blocks
+            # the encoder's error is in every task's map; of a tiny decoder what leads from block
+            # to block stays too: with it in bf16, its error was nine times as large
             for network in (unet, *(vae.decoder.blocks if self._tiny else [vae.decoder])):
                 mixed.mix(network)
         self._unet, self._vae, self._wide = self._placed(unet), self._placed(vae), False
