@@ -82,8 +82,8 @@ def fetched_by(recipe: Recipe, words: str) -> Recipe:
 
 def beside(recipes: Sequence[Recipe]) -> list[Source]:
     """What recipes of one model need beside their backbone: each LoRA, and its decoder if tiny."""
-    decoders = [recipe.decoder for recipe in recipes[:1] if recipe.decoder]
-    return [*(recipe.lora for recipe in recipes), *decoders]
+    tiny = [recipe.decoder for recipe in recipes[:1] if recipe.decoder]
+    return [*(recipe.lora for recipe in recipes), *tiny]
 
 
 def resolve(
@@ -115,10 +115,10 @@ def resolve(
         raise UsageError(f"unknown model {name!r}", f"known: {', '.join(models)}")
     if _without(models[name], tasks):
         raise _no_source(name, _without(models[name], tasks))
-    chosen, asked = _flags(settings), settings or Settings()
-    decoder = tiny_decoder(name, models[name]) if asked.tiny_decoder else None
+    chosen, flags = _flags(settings), settings or Settings()
+    decoder = tiny_decoder(name, models[name]) if flags.tiny_decoder else None
     found = [_recipe(name, models[name], task, chosen) for task in tasks]
-    return [replace(recipe, fast=asked.fast, decoder=decoder) for recipe in found]
+    return [replace(recipe, fast=flags.fast, decoder=decoder) for recipe in found]
 
 
 def tiny_decoder(name: str, model: Table) -> Source:
