@@ -234,6 +234,15 @@ def test_of_its_encoder_nothing_is_read(made: Path, folder: Path) -> None:
         assert torch.equal(load(folder).decode(latents()), load(made).decode(latents()))
 
 
+@torch.inference_mode()
+def test_a_file_in_half_precision_is_widened(made: Path, folder: Path) -> None:
+    state = {name: value.half() for name, value in load_file(folder / FILE).items()}
+    save_file(state, folder / FILE)
+    found, exact = load(folder).decode(latents()), load(made).decode(latents())
+    assert found.dtype == torch.float32
+    assert 0 < float((found - exact).abs().max()) < 0.05
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
