@@ -25,7 +25,7 @@ import numpy as np
 from contestants import Contestant, started
 from PIL import Image, ImageOps
 
-from dmp_cli import tasks
+from dmp_cli import catalogue, tasks
 from dmp_cli.device import choose
 from dmp_cli.images import fitted_size
 from dmp_cli.plan import FAST
@@ -33,15 +33,18 @@ from dmp_cli.plan import FAST
 Record = dict[str, Any]
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-# way, dtype, and whether it takes one step instead of those asked for
-WAYS = {
-    "official fp32": ("official", "fp32", False),
-    "official half": ("official", "half", False),
-    "marigold fp32": ("marigold", "fp32", False),
-    "marigold half": ("marigold", "half", False),
-    "dmp": ("dmp", "auto", False),
-    "dmp --fast": ("dmp", "auto", True),
+# way, dtype, and what it takes instead of the settings that are asked for
+TINY = "dmp --fast --tiny-decoder"
+WAYS: dict[str, tuple[str, str, Record]] = {
+    "official fp32": ("official", "fp32", {}),
+    "official half": ("official", "half", {}),
+    "marigold fp32": ("marigold", "fp32", {}),
+    "marigold half": ("marigold", "half", {}),
+    "dmp": ("dmp", "auto", {}),
+    "dmp --fast": ("dmp", "auto", FAST),
+    TINY: ("dmp", "auto", FAST | {"tiny_decoder": True}),
 }
+USUAL = "official fp32,official half,marigold half,dmp,dmp --fast"
 GATE = 0.5, 3.0  # levels of 255: the mean and the 99.9th percentile
 
 
@@ -56,7 +59,7 @@ class Case:
 
     def spec(self, name: str, reference: bool = False) -> Record:
         """What a way is to load, as ways.Spec takes it."""
-        way, dtype, fast = WAYS[name]
+        way, dtype, instead = WAYS[name]
         given = self.given
         settings = {
             "sampler": "ddim", "steps": given.steps, "spacing": given.spacing,
@@ -67,7 +70,7 @@ class Case:
         return {
             "way": way, "dtype": "fp32" if reference else dtype, "tasks": self.tasks,
             "model": given.model, "weights": given.weights, "device": given.device,
-            "settings": settings | FAST if fast else settings, "reference": reference,
+            "settings": settings | instead, "reference": reference,
         }  # fmt: skip
 
 
@@ -222,8 +225,8 @@ def _arguments() -> argparse.Namespace:
     add("--weights", help="weights file that has the model, with a LoRA for each task")
     add(
         "--ways",
-        help=f"with commas, of: {', '.join(WAYS)}",
-        default="official fp32,official half,marigold half,dmp,dmp --fast",
+        help=f"with commas, of: {', '.join(WAYS)}; default: {USUAL}, and the last if the model has "
+        "a tiny decoder",
     )
     add(
         "--tasks", action="append", type=_tasks, help="with commas, or all; default: depth, and all"
@@ -246,7 +249,9 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write all figures")
     given = parser.parse_args()
-    given.ways = [name.strip() for name in given.ways.split(",")]
+    model = catalogue.load(given.weights)["models"].get(given.model, {})
+    usual = f"{USUAL},{TINY}" if catalogue.DECODER in model else USUAL
+    given.ways = [name.strip() for name in (given.ways or usual).split(",")]
     unknown = set(given.ways) - set(WAYS)
     if unknown:
         parser.error(f"--ways: unknown {sorted(unknown)}")

@@ -14,6 +14,7 @@ Record = dict[str, Any]
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "pillow")
 SD = [320, 640, 1280, 1280]  # the blocks of the UNet that these counts are of
 ENCODE, STEP, DECODE = 1.1, 0.80, 2.5  # TFLOP of SD 1.4 for 512x512
+TINY = 0.14  # TFLOP of TAESD's decoder
 # TFLOP/s in half precision: of the H100 and H200 what our goals count on, else what is published
 CARDS = {"H100": 800.0, "H200": 800.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "T4": 65.0}
 
@@ -32,7 +33,8 @@ def floor_share(record: Record, tflops: float | None) -> float | None:
     if record["channels"] != SD or speed is None:
         return None
     high, wide = record["seen"]
-    each = STEP * record["settings"]["steps"] + DECODE
+    decode = TINY if record["settings"].get("tiny_decoder") else DECODE
+    each = STEP * record["settings"]["steps"] + decode
     cost = (ENCODE + len(record["tasks"]) * each) * high * wide / 512**2
     return float(record["images_per_second"] * cost / speed)
 

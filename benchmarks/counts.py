@@ -11,7 +11,7 @@ from unittest import mock
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.autoencoders.vae import Decoder, DecoderTiny, Encoder
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.profiler import ProfilerActivity, profile
@@ -24,6 +24,7 @@ NETWORKS = {
     CLIPTextModel: "texts",
     UNet2DConditionModel: "unet",
     Decoder: "decodes",
+    DecoderTiny: "decodes",
 }
 ON_DEVICE = {"kernel", "gpu_memcpy", "gpu_memset"}
 

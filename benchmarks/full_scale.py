@@ -1,6 +1,7 @@
 """The whole command at the size of Stable Diffusion 1.4, with random weights: time and memory.
 
-    python benchmarks/full_scale.py make FOLDER           # backbone, LoRA, weights.toml: 4.3 GB
+    python benchmarks/full_scale.py make FOLDER           # backbone, LoRA, ...: 4.3 GB
+    python benchmarks/full_scale.py rest FOLDER           # all but the backbone and the LoRA
     python benchmarks/full_scale.py photos IMAGES         # ten photographs, 64x64 to 6000x4000
     python benchmarks/full_scale.py run FOLDER IMAGES     # fp32, and fp16 on CUDA, else bf16
 
@@ -22,11 +23,13 @@ Record = dict[str, Any]
 
 STAGES = Path(__file__).with_name("stages.py")
 PARAMETERS = {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}
+TINY_PARAMETERS = 2_445_063
 LORA_PARAMETERS, LORA_TENSORS = 797_184, 256
 WEIGHTS = """[models.full]
 summary = "random weights in the shape of Stable Diffusion 1.4: its maps mean nothing"
 license = "Apache-2.0"
 backbone = { path = "backbone" }
+tiny_decoder = { path = "tiny_decoder" }
 steps = 5
 sampler = "ddim"
 spacing = "leading"
@@ -59,7 +62,7 @@ PHOTOS: tuple[tuple[str, str, str, tuple[int, int] | None], ...] = (
 
 
 def make(folder: Path) -> None:
-    """Write backbone, LoRA and weights file, and print the parameter counts."""
+    """Write backbone, LoRA and the rest, and print the parameter counts."""
     import torch
 
     from dmp_cli.untrained import SCHEDULER, write_tokenizer
@@ -75,6 +78,20 @@ def make(folder: Path) -> None:
             _write_lora(folder / "lora.safetensors", network)
     _write_json(folder / "backbone/scheduler/scheduler_config.json", SCHEDULER)
     write_tokenizer(folder / "backbone" / "tokenizer", 49408)
+    rest(folder)
+
+
+def rest(folder: Path) -> None:
+    """Write a tiny decoder, which is of TAESD's shape by default, and the weights file."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    tiny = AutoencoderTiny()
+    count = sum(parameter.numel() for parameter in tiny.parameters())
+    assert count == TINY_PARAMETERS, f"tiny decoder: {count} parameters"
+    print(f"tiny decoder, with its encoder: {count:,} parameters", flush=True)
+    tiny.save_pretrained(folder / "tiny_decoder")
     (folder / "weights.toml").write_text(WEIGHTS)
 
 
@@ -243,6 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("make", help="write the backbone").add_argument("folder", type=Path)
+    verbs.add_parser("rest", help="write the rest").add_argument("folder", type=Path)
     verbs.add_parser("photos", help="write ten photographs").add_argument("folder", type=Path)
     runs = verbs.add_parser("run", help="measure dmp predict depth")
     runs.add_argument("folder", type=Path, help="what `make` wrote")
@@ -255,7 +273,7 @@ def main() -> None:
     if args.verb == "run":
         run(args)
     else:
-        {"make": make, "photos": photos}[args.verb](args.folder)
+        {"make": make, "rest": rest, "photos": photos}[args.verb](args.folder)
 
 
 if __name__ == "__main__":

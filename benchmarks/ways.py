@@ -13,13 +13,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, MarigoldDepthPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    MarigoldDepthPipeline,
+    UNet2DConditionModel,
+)
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dmp_cli import images, jobs, lora, sources, weights
+from dmp_cli import decoders, images, jobs, lora, sources, weights
 from dmp_cli.device import DTYPES, choose
 from dmp_cli.engines import flow, local
 from dmp_cli.host import Again, Drawn, Prepared
@@ -94,6 +100,13 @@ class _Parts:
     dtype: torch.dtype
     folder: Path
     variant: str | None
+    tiny: Any = None  # an AutoencoderTiny, if it is to draw
+
+    def draw(self, latents: Tensor) -> Tensor:
+        """Pictures of latents as the UNet gives them."""
+        vae = self.tiny or self.vae
+        drawn: Tensor = vae.decode(latents / vae.config.scaling_factor).sample
+        return drawn
 
     @property
     def where(self) -> str:
@@ -115,10 +128,14 @@ def _parts(spec: Spec, recipe: weights.Recipe) -> _Parts:
         folder / "scheduler", prediction_type=recipe.prediction,
         timestep_spacing=recipe.spacing, clip_sample=False,
     )  # fmt: skip
+    tiny = None
+    if recipe.decoder:
+        place = decoders.folder(recipe.decoder)
+        tiny = AutoencoderTiny.from_pretrained(place, torch_dtype=dtype).to(device).eval()
     return _Parts(
         vae.to(device).eval(), words.to(device).eval(),
         CLIPTokenizer.from_pretrained(folder / "tokenizer"), scheduler, device, dtype, folder,
-        variant,
+        variant, tiny,
     )  # fmt: skip
 
 
@@ -219,7 +236,7 @@ class Official:
             step = parts.scheduler.step(output, t, z)
             z = step.prev_sample
         y = step.pred_original_sample if recipe.final == "y0" else z
-        drawn = parts.vae.decode(y / parts.vae.config.scaling_factor).sample
+        drawn = parts.draw(y)
         shown = (drawn / 2 + 0.5).clamp(0, 1)[0].permute(1, 2, 0)
         levels: Array = shown.cpu().float().numpy() * 255
         return levels

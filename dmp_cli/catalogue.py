@@ -19,6 +19,7 @@ Table = dict[str, Any]
 Check = Callable[[Any], str | None]  # what is wrong with a value, or None
 
 SOURCES = ("backbone", "lora")
+DECODER = "tiny_decoder"  # a source too, which a model need not have
 ORIGINS = ("path", "repo", "made")  # `packaged` gets a path when it is read
 
 
@@ -76,7 +77,7 @@ def _digests(value: Any) -> str | None:
     fits = isinstance(value, dict) and all(
         _inside(name) is None and _digest(digest) is None for name, digest in value.items()
     )
-    return None if fits else "must be a table: a file of the backbone, 64 hexadecimal digits"
+    return None if fits else "must be a table: a file of the folder, 64 hexadecimal digits"
 
 
 def _inside(value: Any) -> str | None:
@@ -107,6 +108,7 @@ SOURCE: dict[str, Check] = {
 _SOURCES = {
     "backbone": SOURCE | {"variant": _variant, "sha256": _digests},
     "lora": SOURCE | {"file": _text, "sha256": _digest},
+    DECODER: {key: check for key, check in SOURCE.items() if key != "made"} | {"sha256": _digests},
 }
 TASK_SETTINGS: dict[str, Check] = {
     "scale": _positive, "bright": _one_of(BRIGHT), "normals": _axes, "classes": _classes,
@@ -151,8 +153,9 @@ class _File:
 def load(extra: str | Path | None = None) -> Table:
     """The packaged weights file; over it the store's, `$DMP_WEIGHTS` and `extra` are merged.
 
-    Entries merge key by key; a source (`backbone`, `lora`) is replaced as a whole. UsageError
-    names file, line and key of what is not understood, or a default that is no model.
+    Entries merge key by key; a source (`backbone`, `lora`, `tiny_decoder`) is replaced as a
+    whole. UsageError names file, line and key of what is not understood, or a default that is no
+    model.
     """
     merged: Table = {}
     for path in files(extra):
@@ -186,7 +189,7 @@ def _merge(below: Table, above: Table) -> Table:
     out = dict(below)
     for key, value in above.items():
         tables = isinstance(value, dict) and isinstance(out.get(key), dict)
-        deeper = tables and key not in SOURCES
+        deeper = tables and key not in _SOURCES
         out[key] = _merge(out[key], value) if deeper else value
     return out
 
@@ -214,7 +217,7 @@ def parse(path: Path, text: str) -> Table:
     for name in models:
         at = ("models", name)
         model = _subtable(file, at[:1], models, name)
-        _check_values(file, at, model, _MODEL, {"backbone", "tasks"})
+        _check_values(file, at, model, _MODEL, {"backbone", DECODER, "tasks"})
         tasks = _subtable(file, at, model, "tasks")
         for task in tasks:
             _known_task(file, (*at, "tasks"), task)

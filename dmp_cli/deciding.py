@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmp_cli import digests, hub, sources, storage, tasks
+from dmp_cli import decoders, digests, hub, sources, storage, tasks
 from dmp_cli.digests import Hashed
 from dmp_cli.host import Host
 from dmp_cli.jobs import SIDE_BY_SIDE, Job
@@ -36,6 +36,7 @@ class Deciding:
     loras: Mapping[str, str]  # by task
     inputs: str = ""  # of the whole run, where a file depends on all of them
     hashed: tuple[Hashed, ...] = ()  # files of weights of which no hash is stated
+    decoder: tuple[str, ...] = ()  # hashes of a tiny one, its weights' last; (): the VAE's own
     _keys: dict[tuple[Any, ...], str] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -50,7 +51,8 @@ class Deciding:
         loras = {task: _lora(recipe.lora) for task, recipe in host.recipes.items()}
         every = _all_of(jobs) if host.plan.output.range == "run" else ""
         backbone, hashed = _backbone(first.backbone, known or {})
-        return cls(host, backbone, loras, every, hashed)
+        decoder = decoders.identity(first.decoder) if first.decoder else ()
+        return cls(host, backbone, loras, every, hashed, decoder)
 
     def key(self, job: Job, target: Target) -> str:
         """What decides a target of a job: equal keys and inputs, equal files."""
@@ -81,6 +83,8 @@ class Deciding:
             "settings": prompted(recipe, prompt).settings,
             "background": plan.background, "exposure": plan.exposure,
         }  # fmt: skip
+        if self.decoder:
+            facts["tiny_decoder"] = self.decoder
         if plan.dtype != "auto":
             facts["dtype"] = plan.dtype
         if row.metres:

@@ -57,7 +57,8 @@ class Host:
     plan: Plan
     recipes: Mapping[str, Recipe]  # by task, completed
     multiple: int = 8  # of which the sides of the network's picture are multiples
-    digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of each task's LoRA
+    # sha256 of each task's LoRA, and as `tiny_decoder` of that one's weights if it draws
+    digests: Mapping[str, str] = field(default_factory=dict)
     device: str = ""  # where the network ran; "" before that is known
     dtype: str = ""
 

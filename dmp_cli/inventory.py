@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmp_cli import header, sources, store
-from dmp_cli.catalogue import Table
+from dmp_cli import decoders, header, sources, store
+from dmp_cli.catalogue import DECODER, Table
 from dmp_cli.errors import DmpError, ModelError
 from dmp_cli.header import NOT_STATED
 from dmp_cli.sources import Source
@@ -13,14 +13,15 @@ from dmp_cli.tasks import TASKS
 from dmp_cli.weights import parts, resolve
 
 BACKBONE = "backbone"
+FOLDERS = (BACKBONE, DECODER)  # the parts that are not LoRAs
 
 
 @dataclass(frozen=True)
 class Part:
-    """A backbone, or the LoRA of a task, of a model: where it comes from and whether it is here."""
+    """Backbone, tiny decoder or LoRA of a model: where it comes from and whether it is here."""
 
     model: str
-    name: str  # a task, or `backbone`
+    name: str  # a task, `backbone` or `tiny_decoder`
     license: str
     source: Source | None  # None: no source is named, it has to be imported
     files: tuple[Path, ...]  # those that are here, if all are
@@ -50,7 +51,7 @@ def _parts(table: Table, model: str, weights: str | None) -> Iterator[Part]:
     for name, source in parts(table, model, weights).items():
         files, absent = _found(source, name) if source else ((), "no source")
         used = bool(tasks) if name == BACKBONE else name in tasks
-        terms = _license(files) if name != BACKBONE else None
+        terms = _license(files) if name not in FOLDERS else None
         yield Part(model, name, terms or entry, source, files, absent, used)
 
 
@@ -91,4 +92,11 @@ def stated(source: Source, name: str, half: bool = False) -> dict[Path, list[str
     """
     if name == BACKBONE:
         return sources.backbone_stated(source, half)
-    return sources.lora_stated(source)
+    return decoders.stated(source) if name == DECODER else sources.lora_stated(source)
+
+
+def remains(source: Source, name: str) -> dict[Path, list[str]]:
+    """The files of a part that was here and is not whole any more, with what is known of each."""
+    if name == BACKBONE:
+        return sources.backbone_remains(source)
+    return decoders.remains(source) if name == DECODER else sources.lora_remains(source)

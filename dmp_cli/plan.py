@@ -35,6 +35,7 @@ class Settings:
     prompt: str | None = None
     guidance: float | None = None
     fast: bool = False  # FAST in place of the entry's, of whatever is sampled in steps
+    tiny_decoder: bool = False  # that of the entry in place of the VAE's
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Options(TypedDict, total=False):
     prompt: str | None
     guidance: float | None
     fast: bool
+    tiny_decoder: bool
     model: str | None
     weights: str | os.PathLike[str] | None
     device: str

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dmp_cli import allocation, header, sources, store, tasks, weights
+from dmp_cli import allocation, decoders, header, sources, store, tasks, weights
 from dmp_cli.backbone import Backbone, read_schedule
+from dmp_cli.catalogue import DECODER
 from dmp_cli.device import choose, for_network, lost, memory, out_of_memory
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.errors import DeviceError, ImageError, ResourceError, UsageError
@@ -306,7 +307,7 @@ def _size(folder: Path, variant: str | None) -> int:
 def _load(
     chosen: Mapping[str, Recipe], plan: Plan
 ) -> tuple[Backbone, dict[str, str], tuple[str, ...]]:
-    """The backbone with each task's LoRA on it, the sha256 of each LoRA file, and remarks."""
+    """The backbone with each task's LoRA on it, the sha256s as Host has them, and remarks."""
     first = next(iter(chosen.values()))
     placement = choose(plan.device, plan.dtype, plan.low_memory)
     folder, variant = find_backbone(first.backbone, placement.dtype_name == "fp16")
@@ -316,8 +317,9 @@ def _load(
     for recipe in chosen.values():
         schedule.timesteps(sampling(recipe))  # refuses steps that are not there
     prompts = [recipe.prompt for recipe in chosen.values()]
-    backbone = Backbone.load(folder, placement, prompts, variant)
-    digests = {}
+    tiny = decoders.folder(first.decoder) if first.decoder else None
+    backbone = Backbone.load(folder, placement, prompts, variant, tiny)
+    digests = {DECODER: sources.sha256(tiny / decoders.WEIGHTS)} if tiny else {}
     for task, path in files.items():
         backbone.add_lora(task, path)
         digests[task] = sources.sha256(path)

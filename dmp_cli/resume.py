@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmp_cli import digests, manifest, storage
+from dmp_cli.catalogue import DECODER
 from dmp_cli.deciding import Deciding, Target, stat_of
 from dmp_cli.digests import Stamp
 from dmp_cli.errors import ImageError
@@ -192,6 +193,7 @@ def record(result: Result, deciding: Deciding, out: Path) -> dict[str, Any]:
         "outputs": [_output(target, result, deciding, out) for target in job.targets],
         "model": next(iter(recipes.values())).model,
         "backbone": deciding.backbone,
+        **({DECODER: deciding.decoder[-1]} if deciding.decoder else {}),
         "weights": {name: deciding.loras[name] for name in names},
         "settings": {name: prompted(recipes[name], job.prompt).settings for name in names},
         "dtype": result.dtype, "device": result.device,

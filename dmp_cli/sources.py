@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from glob import escape
 from pathlib import Path
 
@@ -30,7 +30,8 @@ class Source:
     file: str | None = None
     variant: str | None = None
     sha256: str | None = None  # of a LoRA
-    digests: Mapping[str, str] = field(default_factory=dict, hash=False)  # a backbone's sha256s
+    digests: Mapping[str, str] = field(default_factory=dict, hash=False)  # sha256s in a folder
+    files: tuple[str, ...] = ()  # a folder with these, if it is no backbone: a tiny decoder
     made: str | None = None
     packaged: str | None = None  # a path inside the package; `path` is where that is
     asked: str = field(default="", compare=False)  # what follows `dmp weights pull`
@@ -95,6 +96,9 @@ def missing(source: Source) -> str | None:
         return None
     if source.file:
         return None if hub.cached(source.repository, source.file) else source.file
+    if source.files:
+        here = partial(hub.cached, source.repository)
+        return next((name for name in source.files if not here(name)), None)
     if _backbone_here(source, half=False):
         return None
     folder = hub.snapshot(source.repository, [])
@@ -111,7 +115,7 @@ def lora_stated(source: Source) -> dict[Path, list[str]]:
     if source.made or missing(source):
         return {}
     path = _lora_here(source)
-    return {path: _known(source, path, source.sha256)}
+    return {path: known(source, path, source.sha256)}
 
 
 def backbone_stated(source: Source, half: bool) -> dict[Path, list[str]]:
@@ -123,9 +127,7 @@ def backbone_stated(source: Source, half: bool) -> dict[Path, list[str]]:
         return {}
     folder, variant = backbone_folder(source, half)
     names = [*_names(variant), *_inside(folder)]
-    return {
-        folder / name: _known(source, folder / name, source.digests.get(name)) for name in names
-    }
+    return {folder / name: known(source, folder / name, source.digests.get(name)) for name in names}
 
 
 def lora_remains(source: Source) -> dict[Path, list[str]]:
@@ -155,12 +157,11 @@ def backbone_remains(source: Source) -> dict[Path, list[str]]:
     names = [*_names(variant), *_inside(folder)]
     if not _lacking(folder, variant) or not _inside(folder):
         names += _FOLDERS  # it lacks a file of the tokenizer, which one is not known
-    return {
-        folder / name: _known(source, folder / name, source.digests.get(name)) for name in names
-    }
+    return {folder / name: known(source, folder / name, source.digests.get(name)) for name in names}
 
 
-def _known(source: Source, path: Path, entry: str | None) -> list[str]:
+def known(source: Source, path: Path, entry: str | None) -> list[str]:
+    """The hashes that are known of a file of a source: of its `entry`, and of the Hub's cache."""
     of_cache = hub.digest_of(path) if source.repo else None
     return list(dict.fromkeys(filter(None, (entry, of_cache))))
 
@@ -276,7 +277,7 @@ class Wish:
         """The files in a folder of the cache, with the hashes that are known of each."""
         source = self.source
         return {
-            folder / name: _known(
+            folder / name: known(
                 source, folder / name, source.sha256 if source.file else source.digests.get(name)
             )
             for name in self.names
@@ -303,7 +304,7 @@ class Fetch:
                 continue
             place = source.repository
             if place not in full:
-                first = missing(source) or source.file or _names(None)[0]
+                first = missing(source) or source.file or (*source.files, *_names(None))[0]
                 hub.require(place, first)
                 full[place] = hub.listing(place, first)
             wishes.append(Wish(source, place, tuple(_listed(source, full[place], half))))
@@ -367,20 +368,22 @@ def _wanted(full: hub.Listing, wishes: Iterable[Wish]) -> hub.Listing:
 
 
 def _not_there(source: Source, name: str) -> ModelError:
+    what = "`file` in the weights file" if source.file else "the weights file"
     return ModelError(
         f"{source.repo}: {name} at revision {source.repository.at} is not to be had: the "
         "repository has no such file",
-        f"correct `file` in the weights file, then run: {source.repository.command}",
+        f"correct {what}, then run: {source.repository.command}",
     )
 
 
 def _listed(source: Source, full: hub.Listing, half: bool) -> list[str]:
     """The names of the files of a source in a listing; ModelError if one is not there."""
     there = {file.name for file in full.files}
-    if source.file:
-        if source.file not in there:
-            raise _not_there(source, source.file)
-        return [source.file]
+    if named := [source.file] if source.file else list(source.files):
+        for name in named:
+            if name not in there:
+                raise _not_there(source, name)
+        return named
     for variant in _variants(source, half):
         names = _names(variant)
         inside = [name for name in there if name.startswith(tuple(f"{one}/" for one in _FOLDERS))]

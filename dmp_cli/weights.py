@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dmp_cli import header
-from dmp_cli.catalogue import ORIGINS, SETTINGS, SOURCES, Table, load
+from dmp_cli import decoders, header
+from dmp_cli.catalogue import DECODER, ORIGINS, SETTINGS, SOURCES, Table, load
 from dmp_cli.classes import parse_classes
 from dmp_cli.errors import ModelError, UsageError
 from dmp_cli.plan import FAST, Plan, Settings
 from dmp_cli.sources import Source, lora_file
 from dmp_cli.tasks import parse_axes
+
+_FLAG = "--tiny-decoder"  # what has commands see to a tiny decoder too
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Recipe:
     license: str = ""
     stated: frozenset[str] = frozenset()  # the keys that win over what the LoRA file says
     fast: bool = False  # asked for; what it stands for is put in once the sampler is known
+    decoder: Source | None = None  # the tiny one, if it is asked for in place of the VAE's
 
     @property
     def settings(self) -> str:
@@ -47,7 +50,9 @@ class Recipe:
         names = ["sampler", "prediction", "final", "size"]
         names[1:1] = ["timestep"] if self.sampler == "onepass" else ["steps", "spacing"]
         names += ["prompt", "guidance"] if self.prompt else []
-        return " ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        stated = {name: getattr(self, name) for name in names}
+        stated |= {DECODER: True} if self.decoder else {}
+        return " ".join(f"{name}={value!r}" for name, value in stated.items())
 
 
 # The choice -------------------------------------------------------------------------------
@@ -69,8 +74,16 @@ def asked(model: str, tasks: Sequence[str], weights: str | None) -> str:
 
 def fetched_by(recipe: Recipe, words: str) -> Recipe:
     """A recipe whose errors name the command that fetches its files: `words` are of `asked`."""
-    backbone, lora = replace(recipe.backbone, asked=words), replace(recipe.lora, asked=words)
-    return replace(recipe, backbone=backbone, lora=lora)
+    both = f"{words} {_FLAG}" if recipe.decoder else words
+    backbone, lora = replace(recipe.backbone, asked=both), replace(recipe.lora, asked=words)
+    decoder = recipe.decoder and replace(recipe.decoder, asked=both)
+    return replace(recipe, backbone=backbone, lora=lora, decoder=decoder)
+
+
+def beside(recipes: Sequence[Recipe]) -> list[Source]:
+    """What recipes of one model need beside their backbone: each LoRA, and its decoder if tiny."""
+    tiny = [recipe.decoder for recipe in recipes[:1] if recipe.decoder]
+    return [*(recipe.lora for recipe in recipes), *tiny]
 
 
 def resolve(
@@ -82,7 +95,8 @@ def resolve(
     """The recipes of one model for all the tasks: the maps of a run come from one backbone.
 
     The model is `model`, `$DMP_MODEL`, or the first of the default list with sources for them all.
-    UsageError for a model that is not known, ModelError for one that has no source.
+    UsageError for a model that is not known, ModelError for one that has no source, or none of a
+    tiny decoder that is asked for.
     """
     models: Table = table.get("models", {})
     name = model or os.environ.get("DMP_MODEL") or None
@@ -101,8 +115,22 @@ def resolve(
         raise UsageError(f"unknown model {name!r}", f"known: {', '.join(models)}")
     if _without(models[name], tasks):
         raise _no_source(name, _without(models[name], tasks))
-    chosen, fast = _flags(settings), bool(settings and settings.fast)
-    return [replace(_recipe(name, models[name], task, chosen), fast=fast) for task in tasks]
+    chosen, flags = _flags(settings), settings or Settings()
+    decoder = tiny_decoder(name, models[name]) if flags.tiny_decoder else None
+    found = [_recipe(name, models[name], task, chosen) for task in tasks]
+    return [replace(recipe, fast=flags.fast, decoder=decoder) for recipe in found]
+
+
+def tiny_decoder(name: str, model: Table) -> Source:
+    """The source of the tiny decoder of a model; ModelError if its entry names none."""
+    stated = model.get(DECODER, {})
+    if not set(stated) & set(ORIGINS):
+        raise ModelError(
+            f"model {name!r} has no tiny decoder",
+            f"name one in a weights file (docs/weights-file.md):\n[models.{name}]\n"
+            f'{DECODER} = {{ path = "FOLDER" }}, or {{ repo = "ORG/NAME" }}',
+        )
+    return _source(stated, decoders.FILES)
 
 
 def stands_in_for(table: Table, model: str, asked: str | None) -> str | None:
@@ -114,7 +142,7 @@ def stands_in_for(table: Table, model: str, asked: str | None) -> str | None:
 
 def _flags(settings: Settings | None) -> Table:
     given = asdict(settings or Settings())
-    fast = given.pop("fast")
+    fast, _ = given.pop("fast"), given.pop("tiny_decoder")  # not of an entry's keys
     chosen = {key: value for key, value in given.items() if value is not None}
     against = [f"{key} {chosen[key]!r}" for key in (*FAST, "sampler") if key in chosen]
     if fast and against:
@@ -216,13 +244,13 @@ def _has_backbone(model: Table) -> bool:
     return bool(set(model.get("backbone", {})) & set(ORIGINS))
 
 
-def _source(table: Table) -> Source:
+def _source(table: Table, files: tuple[str, ...] = ()) -> Source:
     stated = dict(table)
     if "path" in stated:
         stated["path"] = Path(stated["path"])
-    if isinstance(stated.get("sha256"), dict):  # of a backbone: by file
+    if isinstance(stated.get("sha256"), dict):  # of a folder: by file
         stated["digests"] = stated.pop("sha256")
-    return Source(**stated)
+    return Source(**stated, files=files)
 
 
 def sources(table: Table, model: str) -> dict[str, list[Source]]:
@@ -238,16 +266,20 @@ def sources(table: Table, model: str) -> dict[str, list[Source]]:
 def parts(table: Table, model: str, weights: str | None = None) -> dict[str, Source | None]:
     """The source of a model's backbone (`backbone`) and of each task's LoRA; None: none is named.
 
-    `weights` is the file that was given for this, for the commands that errors name.
+    And of its tiny decoder (`tiny_decoder`), if its entry names one. `weights` is the file that was
+    given for this, for the commands that errors name.
     """
     entry = table["models"][model]
     tables = {"backbone": entry.get("backbone", {})}
+    tables |= {DECODER: entry[DECODER]} if entry.get(DECODER) else {}
     tables |= {task: own.get("lora", {}) for task, own in entry.get("tasks", {}).items()}
     found: dict[str, Source | None] = {}
     for part, stated in tables.items():
         named = set(stated) & set(ORIGINS)
         words = asked(model, [part] if part in entry.get("tasks", {}) else [], weights)
-        found[part] = replace(_source(stated), asked=words) if named else None
+        files = decoders.FILES if part == DECODER else ()
+        words = f"{words} {_FLAG}" if files else words
+        found[part] = replace(_source(stated, files), asked=words) if named else None
     return found
 
 

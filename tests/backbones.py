@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -188,6 +188,31 @@ def _write_tokenizer(folder: Path, pad: str) -> None:
             "model_max_length": 77, "pad_token": pad, "tokenizer_class": "CLIPTokenizer",
         },
     )  # fmt: skip
+
+
+def make_tiny_decoder(
+    folder: Path, channels: int = 4, levels: int = 4, seed: int = 0, **changes: Any
+) -> Path:
+    """A random decoder in the layout of TAESD's repository, for `levels` of a VAE's blocks."""
+    config: Config = {
+        "_class_name": "AutoencoderTiny", "_diffusers_version": "0.20.0.dev0", "act_fn": "relu",
+        "decoder_block_out_channels": [8] * levels, "encoder_block_out_channels": [4] * levels,
+        "force_upcast": False, "in_channels": 3, "latent_channels": channels,
+        "latent_magnitude": 3, "latent_shift": 0.5, "num_decoder_blocks": [1] * levels,
+        "num_encoder_blocks": [1] * levels, "out_channels": 3, "scaling_factor": 1.0,
+        "upsampling_scaling_factor": 2,
+    }  # fmt: skip
+    config |= changes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = AutoencoderTiny.from_config(config)
+        for layer in network.decoder.modules():
+            if isinstance(layer, nn.Conv2d):  # or its pictures would be nearly flat
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    folder.mkdir(parents=True)
+    write_config(folder / "config.json", config)
+    save_file(network.state_dict(), folder / "diffusion_pytorch_model.safetensors")
+    return folder
 
 
 def _index(shape: Shape) -> Config:

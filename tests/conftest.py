@@ -101,7 +101,7 @@ def model(weights: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.Hub]:
-    """A server with org/tiny (a backbone, a LoRA) and org/half (the backbone in fp16 only)."""
+    """A server: org/tiny (a backbone, a LoRA), org/half (in fp16 only), org/decoder (tiny)."""
     if hubs.missing():
         pytest.skip(f"no {hubs.missing()} here")
     root = tmp_path_factory.mktemp("hub")
@@ -110,9 +110,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hubs.Hub]:
     half = {name.replace(".safetensors", ".fp16.safetensors"): path for name, path in files.items()}
     pickle = hubs.LORA.with_suffix(".bin")
     extra = {"loras/depth.safetensors": hubs.LORA, "loras/depth.bin": pickle}
+    from tests import backbones  # it imports much
+
+    decoder = backbones.make_tiny_decoder(root / "decoder")
     commits = {
         "org/tiny": hubs.commit(root, "org/tiny", files | extra),
         "org/half": hubs.commit(root, "org/half", half),
+        "org/decoder": hubs.commit(root, "org/decoder", {f.name: f for f in decoder.iterdir()}),
     }
     with hubs.serve(root) as address:
         yield hubs.Hub(address, commits, root)

@@ -45,7 +45,7 @@ GROUPS = (
     {"shards"},
     {"catalogue", "captions", "maps", "metrics", "naming"},
     {"header", "prompts", "sources", "importing.drive"},
-    {"importing.recognition"},
+    {"importing.recognition", "decoders"},
     {"scenes.__init__", "scenes.materials"},
     {"scenes.shapes"},
     {"scenes.world"},
@@ -64,7 +64,7 @@ GROUPS = (
     },
     {"networks.mixed"},
     {"networks.loading"},
-    {"networks.text_encoder"},
+    {"networks.text_encoder", "networks.tiny_decoder"},
     {
         "weights",
         "backbone",

@@ -172,7 +172,7 @@ BAD = {
     ),
     "hash of a file outside": (
         f'[models.mine.backbone]\npath = "sd"\nsha256 = {{ "../a" = "{"0a" * 32}" }}\n',
-        3, "models.mine.backbone.sha256", "a file of the backbone",
+        3, "models.mine.backbone.sha256", "a file of the folder",
     ),
     "repo that climbs": (
         '[models.mine]\nbackbone = { repo = "../x" }\n', 2, "models.mine.backbone.repo", "without"

@@ -393,7 +393,10 @@ def test_doctor_says_what_is_here(dmp: Dmp, weights: Path) -> None:
     facts = json.loads(dmp("doctor", "--json", "--weights", weights, "--device", "cpu").out)
     assert facts["device"] == "cpu (as asked)"
     assert facts["model tiny"] == ", ".join(("backbone", *TASKS))
-    assert "backbone (not fetched), depth (no source)" in facts["model dmp"]
+    assert (
+        "backbone (not fetched), tiny_decoder (not fetched), depth (no source)"
+        in facts["model dmp"]
+    )
     weights.write_text(
         "[models.away]\nbackbone = {path = 'none'}\ntasks.depth.lora = {path = 'none'}\n"
         "[models.hub]\nbackbone = {repo = 'a/b'}\n"

@@ -128,7 +128,7 @@ def test_settings_of_the_official_code() -> None:
     assert (recipe.prompt, recipe.guidance, recipe.normals) == ("", 1.0, "opengl")
 
 
-@pytest.mark.parametrize("key", sorted(asdict(SETTINGS).keys() - {"fast"}))
+@pytest.mark.parametrize("key", sorted(asdict(SETTINGS).keys() - {"fast", "tiny_decoder"}))
 def test_flag_over_task_over_model(key: str) -> None:
     flag = getattr(SETTINGS, key)
     low, high = ("model", "task") if isinstance(flag, str) else (11, 12)

@@ -6,7 +6,7 @@ from dmp_cli.bench.figures import NETWORK, READING, WRITING, Figures
 
 _IDLE = 0.1  # share of the time from which on the device waits for the processor
 _BUSY = 0.9  # share of the cores from which on more threads are of no use
-_MUCH = 0.2  # share of an image in the network from which on its UNet is worth a remark
+_MUCH = 0.2  # share of an image in the network from which on a part is worth a remark
 _LONG = 10  # images whose time loading takes
 _MOST = 3
 
@@ -24,7 +24,7 @@ def advice(figures: Figures) -> list[str]:
     if _waits(figures):
         found = [_host(figures)]
     else:
-        found = [_steps(figures), _device(figures), _dtype(figures)]
+        found = [_steps(figures), _decoder(figures), _device(figures), _dtype(figures)]
     said = [text for text in (*found, _load(figures)) if text]
     return said[:_MOST] or [_nothing(figures)]
 
@@ -78,6 +78,17 @@ def _steps(figures: Figures) -> str:
     return (
         f"the UNet is {part:.0%} of the network's time: --fast (one step instead of {most}) would "
         f"save about {seconds(saved)} an image; its maps differ, docs/performance.md"
+    )
+
+
+def _decoder(figures: Figures) -> str:
+    """What --tiny-decoder would spare, if the model has one."""
+    part = figures.stages.seconds["decode"] / max(figures.stages.of(NETWORK), 1e-9)
+    if figures.run.tiny_decoder is not False or part < _MUCH:
+        return ""
+    return (
+        f"the VAE's decoder is {part:.0%} of the network's time: --tiny-decoder draws with a small "
+        "one instead; its maps differ, docs/performance.md"
     )
 
 

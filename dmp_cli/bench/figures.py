@@ -17,6 +17,7 @@ STAGES = {
     "look": "colours, quantising",
     "write": "encode files, write",
 }
+TINY = "decode (tiny decoder)"  # in place of the VAE's
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Run:
     writers: int
     formats: tuple[str, ...]
     low_memory: bool = False
+    tiny_decoder: bool | None = None  # whether it draws; None: the model has none
+
+    def title(self, stage: str) -> str:
+        """What a stage of STAGES is in this run."""
+        return TINY if stage == "decode" and self.tiny_decoder else STAGES[stage]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from dmp_cli import catalogue
 from dmp_cli.bench import machine
 from dmp_cli.bench.clock import Clock
 from dmp_cli.bench.figures import NETWORK, Figures, Run, Stages, Start
 from dmp_cli.bench.passes import BACKBONE, Failed, Serial, Supply, pipeline
+from dmp_cli.catalogue import DECODER
 from dmp_cli.engines import local
 from dmp_cli.plan import Plan
 from dmp_cli.predict import Predictor
@@ -93,8 +95,10 @@ def _timed(network: Predictor, folder: Path) -> Serial:
 def _run(network: Predictor) -> Run:
     plan, where = network.plan, network.placement
     recipes = network.recipes
+    first = next(iter(recipes.values()))
+    has = DECODER in catalogue.load(plan.weights)["models"][first.model]
     return Run(
-        model=next(iter(recipes.values())).model,
+        model=first.model,
         tasks=plan.tasks,
         settings={task: recipe.settings for task, recipe in recipes.items()},
         calls={
@@ -109,4 +113,5 @@ def _run(network: Predictor) -> Run:
         writers=plan.writers,
         formats=plan.output.formats,
         low_memory=plan.low_memory,
+        tiny_decoder=bool(first.decoder) if has else None,
     )

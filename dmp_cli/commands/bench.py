@@ -19,7 +19,7 @@ from dmp_cli.commands.run import frames
 from dmp_cli.commands.run_options import RunOptions, with_run_options
 from dmp_cli.errors import UsageError
 from dmp_cli.plan import Plan
-from dmp_cli.weights import recipes
+from dmp_cli.weights import beside, recipes
 
 if TYPE_CHECKING:  # they need numpy and torch, which take time that `dmp --help` has not
     from dmp_cli.bench.figures import Figures
@@ -27,8 +27,9 @@ if TYPE_CHECKING:  # they need numpy and torch, which take time that `dmp --help
 _LEAST, _MOST = 0.1, 86_400.0  # seconds
 _OPTIONS = {
     "recursive", "formats", "exr_layout", "exr_compression", "max_pixels", "exposure", "model",
-    "weights", "offline", "steps", "sampler", "spacing", "prediction", "final", "fast", "prompt",
-    "guidance", "size", "device", "dtype", "batch", "low_memory", "readers", "writers", "quiet",
+    "weights", "offline", "steps", "sampler", "spacing", "prediction", "final", "fast",
+    "tiny_decoder", "prompt", "guidance", "size", "device", "dtype", "batch", "low_memory",
+    "readers", "writers", "quiet",
 }  # fmt: skip
 
 
@@ -100,8 +101,8 @@ def _measured(
     talk, out = options.talk(), options.output
     found = jobs.find(inputs, out, talk.note, options.recursive, tuple(tasks.TASKS))
     chosen = recipes(plan)
-    backbone, loras = chosen[0].backbone, [recipe.lora for recipe in chosen]
-    fetch.ready(backbone, loras, fetch.half_of(plan.device, plan.dtype), options.offline)
+    backbone, others = chosen[0].backbone, beside(chosen)
+    fetch.ready(backbone, others, fetch.half_of(plan.device, plan.dtype), options.offline)
     from dmp_cli.bench.passes import Supply, readable
     from dmp_cli.host import Host
 
@@ -114,5 +115,5 @@ def _measured(
 
     imports = time.perf_counter() - start
     half = choose(plan.device, plan.dtype).dtype_name == "fp16"
-    fetch.fetch([backbone, *loras], half, talk)
+    fetch.fetch([backbone, *others], half, talk)
     return measure(plan, supply, seconds, imports, talk.note, failed)

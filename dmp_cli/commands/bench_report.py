@@ -75,13 +75,13 @@ def _stages(figures: "Figures") -> Iterator[str]:
     from dmp_cli.bench.advice import share
     from dmp_cli.bench.figures import STAGES
 
-    stages = figures.stages
+    stages, run = figures.stages, figures.run
     yield f"\nstages of an image, one by one ({_many(stages.images, 'image')})"
-    calls = sum(figures.run.calls.values())
-    for name, title in STAGES.items():
+    calls = sum(run.calls.values())
+    for name in STAGES:
         more = f"   {calls} x {_ms(_step(figures))}" if name == "unet" and calls > 1 else ""
         spent = stages.seconds[name]
-        yield _row(title, f"{_ms(spent)} {share(figures, name):6.1%}{more}")
+        yield _row(run.title(name), f"{_ms(spent)} {share(figures, name):6.1%}{more}")
     yield _row("together", _ms(sum(stages.seconds.values())))
 
 
@@ -100,9 +100,8 @@ def _pipeline(figures: "Figures") -> Iterator[str]:
 
 def _advice(figures: "Figures") -> Iterator[str]:
     from dmp_cli.bench.advice import advice, bottleneck
-    from dmp_cli.bench.figures import STAGES
 
-    yield f"\nbottleneck: {STAGES[bottleneck(figures)]}"
+    yield f"\nbottleneck: {figures.run.title(bottleneck(figures))}"
     for text in advice(figures):
         yield textwrap.fill(text, _WIDTH, initial_indent="- ", subsequent_indent="  ")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dmp_cli import connection, digests, hub
+from dmp_cli import connection, decoders, digests, hub
 from dmp_cli.commands.report import Talk, count
 from dmp_cli.download import Moved
 from dmp_cli.files import in_words
@@ -21,21 +21,25 @@ def half_of(device: str, dtype: str) -> bool | None:
     return dtype == "fp16"
 
 
-def ready(backbone: Source, loras: Sequence[Source], half: bool | None, offline: bool) -> None:
+def ready(backbone: Source, others: Sequence[Source], half: bool | None, offline: bool) -> None:
     """ModelError if a file is neither here nor to be had, within two seconds and without torch.
 
-    What is here begins to be hashed, beside the imports that follow; where `half` is not known,
-    of the backbone only what is needed either way.
+    `others` are LoRAs, and a tiny decoder. What is here begins to be hashed, beside the imports
+    that follow; where `half` is not known, of the backbone only what is needed either way.
     """
     if offline:
         connection.go_offline()
-    here = [*map(lora_stated, loras), _backbone_stated(backbone, half)]  # refuses wrong paths
-    for source in (backbone, *loras):
+    here = [*map(_stated, others), _backbone_stated(backbone, half)]  # refuses wrong paths
+    for source in (backbone, *others):
         absent = missing(source)
         if absent:
             hub.require(source.repository, absent)
     for stated in here:
         digests.start(stated)
+
+
+def _stated(source: Source) -> dict[Path, list[str]]:
+    return decoders.stated(source) if source.files else lora_stated(source)
 
 
 def _backbone_stated(backbone: Source, half: bool | None) -> dict[Path, list[str]]:

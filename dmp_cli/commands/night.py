@@ -27,7 +27,7 @@ from dmp_cli.shards import Shard
 from dmp_cli.signals import Interrupted, Stop
 from dmp_cli.sources import missing
 from dmp_cli.urls import url_of
-from dmp_cli.weights import Recipe, completed, stands_in_for
+from dmp_cli.weights import Recipe, beside, completed, stands_in_for
 
 if TYPE_CHECKING:  # it needs Pillow, which takes time that `dmp --help` has not
     from dmp_cli.deciding import Deciding
@@ -138,7 +138,7 @@ def _unknown(run: Run) -> bool:
     from dmp_cli.deciding import is_unknown
 
     backbone = run.chosen[0].backbone
-    return any(missing(recipe.lora) for recipe in run.chosen) or is_unknown(backbone)
+    return any(map(missing, beside(run.chosen))) or is_unknown(backbone)
 
 
 def sweep(out: Path, every: Iterable[Job]) -> None:
@@ -160,18 +160,18 @@ def prepare(run: Run) -> None:
     First what is known without torch, which takes seconds to import.
     """
     plan, chosen, talk = run.plan, run.chosen, run.talk
-    backbone, loras = chosen[0].backbone, [recipe.lora for recipe in chosen]
+    backbone, others = chosen[0].backbone, beside(chosen)
     half = fetch.half_of(plan.device, plan.dtype)
-    fetch.ready(backbone, loras, half, run.options.offline)
+    fetch.ready(backbone, others, half, run.options.offline)
     files.check_writable(run.options.output)
     if run.options.engine == "ray":  # this machine may not have what the cluster has
-        fetch.fetch([backbone, *loras], bool(half), talk)
+        fetch.fetch([backbone, *others], bool(half), talk)
     else:
         from dmp_cli.device import choose, several
 
         several(run.options.each_device())
         placement = choose(plan.device, plan.dtype)
-        fetch.fetch([backbone, *loras], placement.dtype_name == "fp16", talk)
+        fetch.fetch([backbone, *others], placement.dtype_name == "fp16", talk)
     write_labels(run)
 
 
@@ -319,6 +319,8 @@ def _tell_model(run: Run) -> None:
             f"({first.summary}). docs/weights.md says how to get those of {without}"
         )
     talk.detail(f"backbone {first.backbone}")
+    if first.decoder:
+        talk.detail(f"tiny decoder {first.decoder}")
     talk.note(f"loading model {first.model}")
 
 

@@ -172,6 +172,12 @@ Fast = Annotated[
                  help="One call per map: --steps 1 --spacing trailing --final y0; a onepass model "
                  "stays as it is."),
 ]  # fmt: skip
+TinyDecoder = Annotated[
+    bool,
+    typer.Option("--tiny-decoder", rich_help_panel=MODEL,
+                 help="Draw with the model's tiny decoder in place of the VAE's: faster, other "
+                 "maps."),
+]  # fmt: skip
 Prediction = Annotated[
     str | None,
     typer.Option(help=f"What the network predicts: {_names(PREDICTIONS)}.",

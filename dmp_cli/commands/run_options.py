@@ -51,6 +51,7 @@ class RunOptions:
     prediction: opt.Prediction = None
     final: opt.Final = None
     fast: opt.Fast = False
+    tiny_decoder: opt.TinyDecoder = False
     prompt: opt.Prompt = None
     prompt_from: opt.PromptFrom = None
     caption: opt.Caption = False
@@ -101,7 +102,7 @@ class RunOptions:
         settings = Settings(
             steps=self.steps, sampler=self.sampler, spacing=self.spacing,
             prediction=self.prediction, final=self.final, size=self.size, prompt=self.prompt,
-            guidance=self.guidance, fast=self.fast,
+            guidance=self.guidance, fast=self.fast, tiny_decoder=self.tiny_decoder,
         )  # fmt: skip
         output = Output(
             formats=parse.formats(self.formats), colormap=parse.colormap(self.colormap),

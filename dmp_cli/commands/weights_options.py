@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dmp_cli import sources, weights
-from dmp_cli.catalogue import Table
+from dmp_cli import decoders, sources, weights
+from dmp_cli.catalogue import DECODER, Table
 from dmp_cli.commands import options as opt
 from dmp_cli.commands import parse
 from dmp_cli.errors import ModelError, UsageError
@@ -35,6 +35,7 @@ Dtype = Annotated[
     typer.Option(metavar="auto|fp16|fp32", help="Of the backbone, where both are to be had; auto: "
                  "as a run takes it here.", autocompletion=lambda: ("auto", "fp16", "fp32")),
 ]  # fmt: skip
+TinyDecoder = Annotated[bool, typer.Option("--tiny-decoder", help="Also the model's tiny decoder.")]
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,30 @@ class Chosen:
         return next(part for part in self.parts if part.name == BACKBONE)
 
 
-def choose(model: str | None, task: str | None, file: str | None) -> Chosen:
+def choose(
+    model: str | None, task: str | None, file: str | None, tiny: bool | None = False
+) -> Chosen:
     """The parts of a model, or of the one that a run takes; of all tasks, or of those named.
 
-    `file` is the weights file that was given.
+    `file` is the weights file that was given. The tiny decoder is among them if `tiny`,
+    for None if the model has one.
 
     UsageError for a model or task that is not known. ModelError if a part that was asked for has
     no source, or no model has one.
     """
     from dmp_cli import catalogue
-    from dmp_cli.tasks import find_several
+    from dmp_cli.tasks import TASKS, find_several
 
     table = catalogue.load(file)
     names = [row.name for row in find_several(task)] if task else []
     model = model or os.environ.get("DMP_MODEL") or _default(table, names)
     if model not in table["models"]:
         raise UsageError(f"unknown model {model!r}", f"known: {', '.join(table['models'])}")
-    parts = [
-        part
-        for part in parts_of(table, model, file)
-        if part.name == BACKBONE or not names or part.name in names
-    ]
+    if tiny:
+        weights.tiny_decoder(model, table["models"][model])  # refuses a model that has none
+    others = {BACKBONE} if tiny is False else {BACKBONE, DECODER}
+    wanted = others | set(names or TASKS)
+    parts = [part for part in parts_of(table, model, file) if part.name in wanted]
     bare = sorted(set(names) - {part.name for part in parts if part.source})
     if bare or not any(part.source for part in parts):
         raise ModelError(
@@ -99,13 +103,15 @@ def half(dtype: str, backbone: Source | None) -> bool:
 
 
 def places(chosen: Chosen, half: bool) -> list[Path]:
-    """The folder of the backbone and the files of the LoRAs that are here."""
+    """The folders of backbone and tiny decoder and the files of the LoRAs that are here."""
     found: list[Path] = []
     for part in chosen.parts:
         if part.source is None or part.source.made:
             found += part.files[:1]
         elif part.name == BACKBONE:
             found.append(sources.backbone_folder(part.source, half)[0])
+        elif part.name == DECODER:
+            found.append(decoders.folder(part.source))
         else:
             found.append(sources.lora_file(part.source))
     return found

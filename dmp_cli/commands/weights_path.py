@@ -10,6 +10,7 @@ from dmp_cli.errors import ModelError
 def path(
     model: own.Model = None,
     task: own.Task = None,
+    tiny_decoder: own.TinyDecoder = False,
     dtype: own.Dtype = "auto",
     weights: opt.Weights = None,
 ) -> None:
@@ -23,7 +24,7 @@ def path(
     if model is None and task is None:
         typer.echo(home())
         return
-    chosen = own.choose(model, task, weights)
+    chosen = own.choose(model, task, weights, tiny_decoder)
     for part in chosen.parts:
         if part.source and not part.here:
             if not part.source.repo:

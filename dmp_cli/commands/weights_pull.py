@@ -13,6 +13,7 @@ from dmp_cli.inventory import BACKBONE, Part, stated
 def pull(
     model: own.Model = None,
     task: own.Task = None,
+    tiny_decoder: own.TinyDecoder = False,
     dtype: own.Dtype = "auto",
     weights: opt.Weights = None,
     quiet: opt.Quiet = False,
@@ -27,7 +28,7 @@ def pull(
     from dmp_cli import sources
 
     talk = Talk(quiet, progress=progress)
-    chosen = own.choose(model, task, weights)
+    chosen = own.choose(model, task, weights, tiny_decoder)
     half = own.half(dtype, chosen.backbone.source)
     asked = [part.source for part in chosen.parts if part.source and _asks(part, dtype)]
     if asked:

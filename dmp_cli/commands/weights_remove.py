@@ -9,7 +9,7 @@ from dmp_cli.commands import weights_options as own
 from dmp_cli.commands.report import Talk
 from dmp_cli.errors import UsageError
 from dmp_cli.files import in_words
-from dmp_cli.inventory import BACKBONE, Part, parts_of
+from dmp_cli.inventory import BACKBONE, FOLDERS, Part, parts_of
 
 
 def remove(
@@ -29,7 +29,7 @@ def remove(
     from dmp_cli import store
 
     talk = Talk(quiet)
-    chosen = own.choose(model, task, weights)
+    chosen = own.choose(model, task, weights, False if task else None)
     commits = _commits(chosen, task) if hub_cache else set()  # an entry that goes names them
     freed = 0
     kept = [part for part in chosen.parts if _in_store(part)]
@@ -52,7 +52,7 @@ def _in_store(part: Part) -> bool:
     from dmp_cli.store import home
 
     path = part.source.path if part.source else None
-    return part.name != BACKBONE and path is not None and path.is_relative_to(home() / "loras")
+    return part.name not in FOLDERS and path is not None and path.is_relative_to(home() / "loras")
 
 
 def _cached(chosen: own.Chosen) -> int:

@@ -11,7 +11,7 @@ from dmp_cli.commands import options as opt
 from dmp_cli.commands import weights_options as own
 from dmp_cli.commands.report import Talk, count
 from dmp_cli.errors import ModelError
-from dmp_cli.inventory import BACKBONE, Part, parts_of, stated
+from dmp_cli.inventory import BACKBONE, Part, parts_of, remains, stated
 from dmp_cli.sources import Source
 
 Damage = dict[Path, Source]
@@ -20,6 +20,7 @@ Damage = dict[Path, Source]
 def verify(
     model: own.Model = None,
     task: own.Task = None,
+    tiny_decoder: own.TinyDecoder = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Fetch damaged files of the Hub again.")
     ] = False,
@@ -35,7 +36,7 @@ def verify(
 
     talk = Talk(quiet, progress=progress)
     if model or task:
-        parts = own.choose(model, task, weights).parts
+        parts = own.choose(model, task, weights, tiny_decoder).parts
     else:
         parts = parts_of(catalogue.load(weights), weights=weights)
     damaged = _damaged(parts, talk)
@@ -77,13 +78,10 @@ def _known(part: Part, source: Source) -> Iterator[dict[Path, list[str]]]:
 
     Of one that was here and is not whole any more, with those that are lost.
     """
-    from dmp_cli import sources
-
-    backbone = part.name == BACKBONE
     if not part.here:
-        yield sources.backbone_remains(source) if backbone else sources.lora_remains(source)
+        yield remains(source, part.name)
         return
-    for half in (False, True) if backbone else (False,):
+    for half in (False, True) if part.name == BACKBONE else (False,):
         yield stated(source, part.name, half)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 import dmp_cli
 from dmp_cli import digests, files, images, storage, tasks
+from dmp_cli.catalogue import DECODER
 from dmp_cli.digests import Stamp
 from dmp_cli.engines import glances
 from dmp_cli.engines.steps import Item, Room, line, without_limit
@@ -285,6 +286,9 @@ def origin(host: Host, job: Job, names: Sequence[str]) -> dict[str, str]:
         "Backbone": str(recipes[0].backbone),
         "Source": job.source.name + frame,
     }
+    if recipes[0].decoder:
+        text["Tiny-Decoder"] = str(recipes[0].decoder)
+        text["Tiny-Decoder-SHA256"] = host.digests[DECODER]
     for recipe in recipes:
         before = "" if len(recipes) == 1 else f"{recipe.task}."
         settings = f"{recipe.settings} dtype={host.dtype!r}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dmp_cli import header
-from dmp_cli.catalogue import Table
+from dmp_cli.catalogue import DECODER, Table
 from dmp_cli.digests import sha256
 from dmp_cli.errors import ModelError, UsageError
 from dmp_cli.header import NOT_STATED
@@ -209,9 +209,12 @@ def stanza(release: Release, revision: str, folders: bool = True) -> str:
     import tomlkit
 
     model = tomlkit.table()
-    model.update({key: value for key, value in release.entry.items() if key != "tasks"})
+    model.update(
+        {key: value for key, value in release.entry.items() if key not in ("tasks", DECODER)}
+    )
     model.update(_license(release))
     model["backbone"] = _inline(_backbone(release.entry["backbone"], folders))
+    model.update(_decoder(release.entry.get(DECODER, {}), folders))
     tasks = tomlkit.table(is_super_table=True)
     for adapter in release.adapters:
         stated = dict(release.entry["tasks"][adapter.task])
@@ -239,6 +242,13 @@ def _backbone(stated: Table, folders: bool) -> Table:
     if "packaged" in stated:
         return {key: value for key, value in stated.items() if key != "path"}
     return stated if folders or "path" not in stated else stated | {"path": BACKBONE_FOLDER}
+
+
+def _decoder(stated: Table, folders: bool) -> Table:
+    """The key of a tiny decoder, if a weights file elsewhere may state it."""
+    if "packaged" in stated:
+        stated = {key: value for key, value in stated.items() if key != "path"}
+    return {DECODER: _inline(stated)} if stated and (folders or "path" not in stated) else {}
 
 
 def _inline(table: Table) -> Any:
