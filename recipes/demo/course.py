@@ -1,4 +1,4 @@
-"""What both trainings of the recipe share: a learning rate, and a state that a run goes on from."""
+"""What the trainings of the recipe share: a learning rate, and a state that a run goes on from."""
 
 import json
 import math

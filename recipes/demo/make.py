@@ -25,6 +25,7 @@ PACKAGE = HERE.parent.parent / "dmp_cli" / "demo"
 WEIGHTS = HERE.parent.parent / "weights.toml"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 DMP = ("-m", "dmp_cli")
+SMALL = "tiny_decoder"  # its folder, and its key in weights.toml
 DEPTH = "lora-depth-map"  # the folder of depth's LoRA once the map itself has trained it
 
 
@@ -52,7 +53,7 @@ class Stages:
 
 
 def install(work: Path) -> None:
-    """Copy the model's files into the package."""
+    """Copy the model's files into the package; what was distilled of another one goes."""
     shutil.rmtree(PACKAGE, ignore_errors=True)
     for part in PARTS:
         shutil.copytree(work / "backbone" / part, PACKAGE / part)
@@ -62,6 +63,10 @@ def install(work: Path) -> None:
         with safe_open(lora / "pytorch_lora_weights.safetensors", "pt") as file:
             halves = {key: file.get_tensor(key).half() for key in file.keys()}  # noqa: SIM118
             save_file(halves, PACKAGE / "loras" / f"{task}.safetensors", file.metadata())
+
+
+def finish() -> None:
+    """Clean up the files in the package, and state their hashes."""
     for path in PACKAGE.rglob("*.json"):  # without the folder that it was made in
         config = json.loads(path.read_text())
         if config.pop("_name_or_path", None):
@@ -84,6 +89,9 @@ def state_hashes() -> None:
     for part in sorted(PACKAGE.glob("*/*.safetensors")):
         if part.parent.name in PARTS:
             stated[f"{part.parent.name}/{part.name}"] = sha256(part)
+    demo[SMALL]["sha256"] = {
+        path.name: sha256(path) for path in sorted((PACKAGE / SMALL).iterdir())
+    }
     WEIGHTS.write_text(tomlkit.dumps(entries))
 
 
@@ -96,6 +104,7 @@ def main() -> None:
     parser.add_argument("--unet-steps", type=int, default=10_800)
     parser.add_argument("--lora-steps", type=int, default=30)
     parser.add_argument("--map-steps", type=int, default=1500)
+    parser.add_argument("--decoder-steps", type=int, default=8000)
     parser.add_argument("--install", action="store_true")
     given = parser.parse_args()
     work, stage = given.work, Stages()
@@ -122,7 +131,13 @@ def main() -> None:
           "--steps", given.map_steps)  # fmt: skip
     if given.install:
         install(work)
+        small = work / "decoder"
+        stage(small, HERE / "decoder.py", packed, PACKAGE, small, "--steps", given.decoder_steps)
+        shutil.copytree(small / SMALL, PACKAGE / SMALL)
+        finish()
         stage(work / "measured", HERE / "measure.py", work / "heldout", work / "measured")
+        stage(work / "beside", HERE / "measure.py", work / "heldout", work / "beside",
+              "--decoder", PACKAGE / SMALL, "--count", 200)  # fmt: skip
 
 
 if __name__ == "__main__":
