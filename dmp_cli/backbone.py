@@ -16,10 +16,11 @@ from dmp_cli import compatibility, lora, sources
 from dmp_cli.device import Placement
 from dmp_cli.diffusion import Schedule
 from dmp_cli.errors import ModelError
-from dmp_cli.networks import folding, fused, mixed, tiny_decoder, winograd
+from dmp_cli.networks import fused, mixed, tiny_decoder
 from dmp_cli.networks.fused import WeightSets
 from dmp_cli.networks.loading import as_model_error, quiet, whole
 from dmp_cli.networks.offload import Turns
+from dmp_cli.networks.speedup import speed_up
 from dmp_cli.networks.text_encoder import Texts, embed
 from dmp_cli.networks.tiny_decoder import TinyDecoder
 
@@ -47,20 +48,7 @@ class Backbone:
         self.schedule = schedule
         self.placement = placement
         self._sets = WeightSets(unet, partial(_stored, stored), placement.waiting)
-        self._tiny = isinstance(vae.decoder, TinyDecoder)
-        if not self._tiny:
-            folding.fold(vae.decoder)
-        if placement.device.type == "cpu":
-            winograd.replace(vae.encoder)
-            if placement.dtype == torch.float32 and not self._tiny:
-                winograd.replace(vae.decoder)
-        self._dtype = placement.dtype  # of what goes in
-        if mixed.suits(placement.device, placement.dtype):
-            self._dtype = torch.float32
-            # the encoder's error is in every task's map; of a tiny decoder what leads from block
-            # to block stays too: with it in bf16, its error was nine times as large
-            for network in (unet, *(vae.decoder.blocks if self._tiny else [vae.decoder])):
-                mixed.mix(network)
+        self._dtype = speed_up(unet, vae, placement)  # of what goes in
         self._unet, self._vae, self._wide = self._placed(unet), self._placed(vae), False
         for network in (self._unet, self._vae):
             network.to(memory_format=self._layout)
@@ -243,8 +231,8 @@ class Backbone:
         The decoder's memory at full resolution is what bounds a batch, so it takes fewer at once.
         """
         self._bring("decoder")
-        # a tiny one takes them as the UNet gives them
-        scaled = latents if self._tiny else latents / self._vae.config.scaling_factor
+        tiny = isinstance(self._vae.decoder, TinyDecoder)  # takes them as the UNet gives them
+        scaled = latents if tiny else latents / self._vae.config.scaling_factor
         parts = (self._input(part) for part in scaled.split(chunk))
         return torch.cat([self._vae.decode(part).sample for part in parts])
 

@@ -65,6 +65,7 @@ GROUPS = (
     {"networks.mixed"},
     {"networks.loading"},
     {"networks.text_encoder", "networks.tiny_decoder"},
+    {"networks.speedup"},
     {
         "weights",
         "backbone",

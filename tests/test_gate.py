@@ -1,5 +1,6 @@
 """What is fast is also right: every fast way against float32, one image at a time, on the demo."""
 
+import platform
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 import dmp_cli
 from dmp_cli import adapters, lora
 from dmp_cli.host import Prepared
+from dmp_cli.networks import winograd
 from dmp_cli.predict import Predictor
 from dmp_cli.scenes.write import Order, frame
 from dmp_cli.tasks import TASKS, Coding
@@ -22,6 +24,7 @@ from dmp_cli.tasks import TASKS, Coding
 Array = NDArray[Any]
 DEMO = Path(dmp_cli.__file__).parent / "demo"
 MEAN, MOST = 0.5, 3.0  # of 255 levels: the mean, the 99.9th percentile
+DTYPES = ("bf16", "fp32")
 DEPTH = 0.005  # the mean of the relative difference
 
 
@@ -42,8 +45,9 @@ def exact() -> Predictor:
     return made
 
 
-def fast_one(dtype: str) -> Predictor:
-    return Predictor(",".join(TASKS), model="demo", dtype=dtype, device="cpu", batch=1)
+def fast_one(dtype: str, tiny: bool = False) -> Predictor:
+    how: Any = {"model": "demo", "dtype": dtype, "device": "cpu", "tiny_decoder": tiny}
+    return Predictor(",".join(TASKS), **how, batch=1)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,31 @@ def fast(prepared: list[Prepared]) -> dict[tuple[str, int], Any]:
         for dtype, predictor in ((dtype, fast_one(dtype)) for dtype in ("fp32", "bf16"))
         for at_once in (1, 4)
     }
+
+
+def test_the_tiny_decoder_in_bf16_holds_it_against_itself(prepared: list[Prepared]) -> None:
+    found, wanted = (drawn_by(fast_one(dtype, tiny=True), prepared, 1) for dtype in DTYPES)
+    for task in TASKS:
+        levels = levels_apart(found, wanted, task)
+        assert 0 < levels.mean() <= MEAN
+        assert np.quantile(levels, 0.999) <= MOST
+
+
+def test_half_the_products_are_as_exact(
+    monkeypatch: pytest.MonkeyPatch, prepared: list[Prepared], wanted: list[Mapping[str, Array]]
+) -> None:
+    """In all layers: the demo has few that are as wide as those where it is taken."""
+    monkeypatch.setattr(winograd, "_CHANNELS", 1)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    predictor = fast_one("fp32")
+    vae = predictor._backbone._vae
+    fast = [layer for layer in vae.modules() if isinstance(layer, winograd.WinogradConv)]
+    assert len(fast) > 20
+    found = drawn_by(predictor, prepared[:3], 1)
+    for task in TASKS:
+        levels = levels_apart(found, wanted[:3], task)
+        assert levels.mean() < 0.001
+        assert np.quantile(levels, 0.999) < 0.05
 
 
 def test_the_gate_sees_a_coarser_way(
