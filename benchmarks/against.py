@@ -33,8 +33,8 @@ from dmp_cli.plan import FAST
 Record = dict[str, Any]
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-# way, dtype, and what it takes instead of the settings that are asked for
 TINY = "dmp --fast --tiny-decoder"
+# way, dtype, and what it takes instead of the settings that are asked for
 WAYS: dict[str, tuple[str, str, Record]] = {
     "official fp32": ("official", "fp32", {}),
     "official half": ("official", "half", {}),

@@ -22,7 +22,7 @@ class Part:
 
     model: str
     name: str  # a task, `backbone` or `tiny_decoder`
-    license: str
+    license: str  # of a tiny decoder that is not packaged no entry states one
     source: Source | None  # None: no source is named, it has to be imported
     files: tuple[Path, ...]  # those that are here, if all are
     absent: str  # the first that is not here, or why it cannot be used
@@ -51,14 +51,18 @@ def _parts(table: Table, model: str, weights: str | None) -> Iterator[Part]:
     for name, source in parts(table, model, weights).items():
         files, absent = _found(source, name) if source else ((), "no source")
         used = bool(tasks) if name == BACKBONE else name in tasks
-        terms = _license(files) if name not in FOLDERS else None
-        yield Part(model, name, terms or entry, source, files, absent, used)
+        terms = _license(name, source, files) or entry
+        yield Part(model, name, terms, source, files, absent, used)
 
 
-def _license(files: tuple[Path, ...]) -> str | None:
-    """What the file of a LoRA states of its licence."""
+def _license(name: str, source: Source | None, files: tuple[Path, ...]) -> str | None:
+    """The licence of a part if it is not, or may not be, that of its model."""
+    if name == DECODER:
+        return None if source and source.packaged else NOT_STATED
+    if name == BACKBONE or not files:
+        return None
     try:
-        return header.read(files[0]).get("license") if files else None
+        return header.read(files[0]).get("license")
     except ModelError:  # damaged: what uses it says so
         return None
 

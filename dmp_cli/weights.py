@@ -14,7 +14,7 @@ from dmp_cli.plan import FAST, Plan, Settings
 from dmp_cli.sources import Source, lora_file
 from dmp_cli.tasks import parse_axes
 
-_FLAG = "--tiny-decoder"  # what has commands see to a tiny decoder too
+_FLAG = "--tiny-decoder"  # with it `dmp weights pull` fetches a model's tiny decoder too
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,25 @@ def resolve(
     return [replace(recipe, fast=flags.fast, decoder=decoder) for recipe in found]
 
 
+def has_tiny_decoder(model: Table) -> bool:
+    """Whether the entry of a model names the source of a tiny decoder."""
+    return bool(set(model.get(DECODER, {})) & set(ORIGINS))
+
+
+def no_tiny_decoder(name: str) -> ModelError:
+    """What is raised for a model whose entry names none."""
+    return ModelError(
+        f"model {name!r} has no tiny decoder",
+        f"name one in a weights file (docs/weights-file.md):\n[models.{name}]\n"
+        f'{DECODER} = {{ path = "FOLDER" }}, or {{ repo = "ORG/NAME" }}',
+    )
+
+
 def tiny_decoder(name: str, model: Table) -> Source:
     """The source of the tiny decoder of a model; ModelError if its entry names none."""
-    stated = model.get(DECODER, {})
-    if not set(stated) & set(ORIGINS):
-        raise ModelError(
-            f"model {name!r} has no tiny decoder",
-            f"name one in a weights file (docs/weights-file.md):\n[models.{name}]\n"
-            f'{DECODER} = {{ path = "FOLDER" }}, or {{ repo = "ORG/NAME" }}',
-        )
-    return _source(stated, decoders.FILES)
+    if not has_tiny_decoder(model):
+        raise no_tiny_decoder(name)
+    return _source(model[DECODER], decoders.FILES)
 
 
 def stands_in_for(table: Table, model: str, asked: str | None) -> str | None:
@@ -271,7 +280,7 @@ def parts(table: Table, model: str, weights: str | None = None) -> dict[str, Sou
     """
     entry = table["models"][model]
     tables = {"backbone": entry.get("backbone", {})}
-    tables |= {DECODER: entry[DECODER]} if entry.get(DECODER) else {}
+    tables |= {DECODER: entry[DECODER]} if has_tiny_decoder(entry) else {}
     tables |= {task: own.get("lora", {}) for task, own in entry.get("tasks", {}).items()}
     found: dict[str, Source | None] = {}
     for part, stated in tables.items():

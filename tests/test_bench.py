@@ -286,6 +286,7 @@ def with_run(**changes: Any) -> Change:
 
 SAME: Change = with_run()
 FP32 = with_run(dtype_asked="fp32")
+WITH_TINY = with_run(tiny_decoder=False)  # which the model has, and which does not draw
 
 
 @pytest.mark.parametrize(
@@ -312,6 +313,9 @@ FP32 = with_run(dtype_asked="fp32")
         ({"device": "cuda:1", "dtype": "fp32"}, FP32, "decode",
          ["fp32 was asked for on cuda:1: dmp bench --dtype fp16"]),
         ({"load": 4.0}, SAME, "decode", ["starting takes 4 s, as long as 40 images"]),
+        ({"unet": 0.3}, WITH_TINY, "unet",
+         ["the VAE's decoder is 25% of the network's time: --tiny-decoder draws with a small one",
+          "its maps differ"]),
     ],
 )  # fmt: skip
 def test_advice_is_of_what_was_measured(
@@ -330,8 +334,17 @@ def test_what_does_not_apply_is_not_said() -> None:
     assert not any("bf16" in text for text in advice.advice(chosen))
     asked = with_run(device_asked="cpu")(plain)
     assert not any("accelerator" in text for text in advice.advice(asked))
-    every = FP32(measured(device="cpu", dtype="fp32", steps=5, unet=0.3, load=9.0))
-    assert len(advice.advice(every)) == 3
+    for tiny, given in ((None, {}), (True, {}), (False, {"unet": 0.5})):  # 17 % of it is little
+        drawn = with_run(tiny_decoder=tiny)(measured(**given))
+        assert not any("--tiny-decoder" in text for text in advice.advice(drawn))
+
+
+def test_of_more_than_three_the_decoder_is_left_out_first() -> None:
+    every = FP32(WITH_TINY(measured(device="cpu", dtype="fp32", steps=5, unet=0.3, load=9.0)))
+    first, second, third = advice.advice(every)
+    assert "--fast" in first
+    assert "no accelerator" in second
+    assert "--dtype bf16" in third
 
 
 def test_stages_are_each_somewhere() -> None:

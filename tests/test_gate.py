@@ -113,7 +113,7 @@ def test_the_tiny_decoder_in_bf16_holds_it_against_itself(prepared: list[Prepare
 def test_half_the_products_are_as_exact(
     monkeypatch: pytest.MonkeyPatch, prepared: list[Prepared], wanted: list[Mapping[str, Array]]
 ) -> None:
-    """In all layers: the demo has few that are as wide as those where it is taken."""
+    """In all layers: the demo has none as wide as those where it is taken."""
     monkeypatch.setattr(winograd, "_CHANNELS", 1)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     predictor = fast_one("fp32")

@@ -137,7 +137,7 @@ def test_a_decoder_is_folded_throughout_and_draws_the_same() -> None:
 
 # winograd -----------------------------------------------------------------------------------
 
-SIZES = [(1, 1), (4, 8), (5, 3), (23, 9)]
+SIZES = [(1, 1), (4, 8), (5, 3), (9, 4), (10, 2), (23, 9)]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -155,6 +155,25 @@ def test_half_the_products_give_the_same_picture(
     assert fast(picture).is_contiguous(memory_format=layout)
     monkeypatch.setattr(winograd, "_NUMBERS", 2 * 6 * 2 * wide * 16)  # two tiles at once
     torch.testing.assert_close(fast(picture), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_it_rounds_about_as_the_direct_way() -> None:
+    torch.manual_seed(0)
+    conv, picture = Conv2d(256, 32, 3, padding=1), torch.randn(1, 256, 24, 24, generator=RNG)
+    exact = deepcopy(conv).double()(picture.double())
+    ours, direct = ((way(picture) - exact).abs().mean() for way in (WinogradConv(conv), conv))
+    assert ours < 1.8 * direct  # with 1 and 2 as points, 2.1 times
+
+
+def test_a_gradient_passes_through() -> None:
+    """dmp train --loss map decodes what it predicts."""
+    conv = Conv2d(6, 4, 3, padding=1).requires_grad_(False)
+    given = [torch.randn(2, 6, 10, 7, generator=RNG).requires_grad_() for _ in range(2)]
+    given[1].data = given[0].data.clone()
+    for way, picture in zip((conv, WinogradConv(conv).requires_grad_(False)), given, strict=True):
+        way(picture).square().sum().backward()
+    torch.testing.assert_close(given[1].grad, given[0].grad, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()

@@ -198,6 +198,10 @@ def says(**changes: Any) -> Any:
         (says(num_decoder_blocks=[1] * 3, decoder_block_out_channels=[8] * 3),
          "it has 4 pixels to a latent, not 8"),
         (says(upsampling_scaling_factor=4), "it has 64 pixels to a latent, not 8"),
+        (says(upsampling_scaling_factor="2"), "config.json: cannot be loaded: TypeError"),
+        (says(scaling_factor="1"), "config.json: cannot be loaded: TypeError"),
+        (says(scaling_factor=None), "config.json: cannot be loaded: TypeError"),
+        (says(scaling_factor=0), "config.json: scaling_factor must be a number above 0, not 0"),
         (says(out_channels=4), "it has pictures of 4 channels, not 3"),
         (says(shift_factor=0.1), "it has latents shifted by 0.1, not 0.0"),
         (says(_class_name="AutoencoderKL"), "config.json: its class is AutoencoderKL, not Auto"),
@@ -310,10 +314,9 @@ def test_a_file_with_another_hash_is_refused(
     assert (ran.code, ran.out) == (5, "")
     assert f"{folder / FILE}: wrong sha256: expected {'0' * 64}" in ran.err
     assert dmp(*words, "--model", "tiny", "--steps", 1).code == 0  # which does not need it
-    ran = dmp("weights", "verify", "tiny", "--weights", file)
-    assert "0 damaged" in ran.err
-    ran = dmp("weights", "verify", "tiny", "--weights", file, "--tiny-decoder")
-    assert (ran.code, ran.out) == (5, f"{folder / FILE}\n")
+    for which in (("tiny",), ("tiny", "--task", "depth"), ()):
+        ran = dmp("weights", "verify", *which, "--weights", file)
+        assert (ran.code, ran.out) == (5, f"{folder / FILE}\n")
 
 
 @pytest.mark.parametrize("name", [FILE, "config.json"])
@@ -433,6 +436,28 @@ def test_what_there_is_of_it_is_listed_and_found(
         assert "model 'bare' has no tiny decoder" in ran.err
 
 
+@pytest.mark.parametrize("verb", ["path", "pull"])
+def test_without_a_model_it_is_that_of_the_one_a_run_takes(
+    dmp: Dmp, folder: Path, with_tiny: Path, verb: str
+) -> None:
+    text = with_tiny.read_text()
+    for name, found in (("tiny", str(folder)), ("bare", None)):
+        with_tiny.write_text(f'default = ["{name}"]\n{text}')
+        ran = dmp("weights", verb, "--tiny-decoder", "--weights", with_tiny)
+        assert (ran.code, found in ran.out.splitlines()) == ((0, True) if found else (5, False))
+
+
+def test_the_licence_of_a_model_is_not_said_of_it_unless_it_is_packaged(
+    dmp: Dmp, tmp_path: Path, folder: Path
+) -> None:
+    file = write_weights(tmp_path / "w.toml", f'license = "mit"\n{with_key(folder)}')
+    rows = json.loads(dmp("weights", "list", "--json", "--weights", file).out)
+    said = {(row["model"], row["part"]): row["license"] for row in rows}
+    assert [said["tiny", part] for part in ("backbone", "tiny_decoder")] == ["mit", "not stated"]
+    assert said["demo", "tiny_decoder"] == said["demo", "backbone"] == "Apache-2.0"
+    assert f"{folder} (licence: not stated)\n" in dmp("weights", "list", "--weights", file).out
+
+
 @pytest.fixture
 def machine(hub: hubs.Hub, tmp_path: Path) -> Machine:
     """A machine whose model has all it needs on the Hub, its weights pinned by a hash."""
@@ -461,7 +486,7 @@ def test_from_the_hub_to_a_run_without_it(machine: Machine) -> None:
     assert machine.predict().code == 0
     assert not list((machine.folder / "hf").rglob("*org--decoder*"))
     plain = machine.map()
-    assert "0 damaged" in machine.dmp("weights", "verify", *given, "--tiny-decoder").err
+    assert "0 damaged" in machine.dmp("weights", "verify", *given).err
     ran = machine.predict("--tiny-decoder", "--offline")
     assert ran.code == 5
     assert f"once there is a connection, run: {pull}" in ran.err
@@ -476,7 +501,7 @@ def test_from_the_hub_to_a_run_without_it(machine: Machine) -> None:
     ran = machine.predict("--tiny-decoder", "--offline")
     assert ran.code == 5
     assert f"{file}: wrong sha256" in ran.err
-    ran = machine.dmp("weights", "verify", *given, "--tiny-decoder", "--repair")
+    ran = machine.dmp("weights", "verify", *given, "--repair")
     assert (ran.code, ran.out) == (0, ""), ran.err
     assert machine.predict("--tiny-decoder", "--offline").code == 0
     ran = machine.dmp("weights", "remove", "hub", "--hub-cache", "--weights", machine.weights)

@@ -24,7 +24,7 @@ def advice(figures: Figures) -> list[str]:
     if _waits(figures):
         found = [_host(figures)]
     else:
-        found = [_steps(figures), _decoder(figures), _device(figures), _dtype(figures)]
+        found = [_steps(figures), _device(figures), _dtype(figures), _decoder(figures)]
     said = [text for text in (*found, _load(figures)) if text]
     return said[:_MOST] or [_nothing(figures)]
 
@@ -88,7 +88,8 @@ def _decoder(figures: Figures) -> str:
         return ""
     return (
         f"the VAE's decoder is {part:.0%} of the network's time: --tiny-decoder draws with a small "
-        "one instead; its maps differ, docs/performance.md"
+        "one instead; its maps differ, and of the packaged models only demo was tried with one, "
+        "docs/performance.md"
     )
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dmp_cli import catalogue
+from dmp_cli import catalogue, weights
 from dmp_cli.bench import machine
 from dmp_cli.bench.clock import Clock
 from dmp_cli.bench.figures import NETWORK, Figures, Run, Stages, Start
 from dmp_cli.bench.passes import BACKBONE, Failed, Serial, Supply, pipeline
-from dmp_cli.catalogue import DECODER
 from dmp_cli.engines import local
 from dmp_cli.plan import Plan
 from dmp_cli.predict import Predictor
@@ -96,7 +95,7 @@ def _run(network: Predictor) -> Run:
     plan, where = network.plan, network.placement
     recipes = network.recipes
     first = next(iter(recipes.values()))
-    has = DECODER in catalogue.load(plan.weights)["models"][first.model]
+    has = weights.has_tiny_decoder(catalogue.load(plan.weights)["models"][first.model])
     return Run(
         model=first.model,
         tasks=plan.tasks,

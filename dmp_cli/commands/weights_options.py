@@ -12,7 +12,7 @@ from dmp_cli.catalogue import DECODER, Table
 from dmp_cli.commands import options as opt
 from dmp_cli.commands import parse
 from dmp_cli.errors import ModelError, UsageError
-from dmp_cli.inventory import BACKBONE, Part, parts_of
+from dmp_cli.inventory import BACKBONE, FOLDERS, Part, parts_of
 from dmp_cli.sources import Source
 
 IMPORT = (
@@ -40,7 +40,7 @@ TinyDecoder = Annotated[bool, typer.Option("--tiny-decoder", help="Also the mode
 
 @dataclass(frozen=True)
 class Chosen:
-    """A model, and those of its parts that were asked for."""
+    """A model, and those of its parts that are meant."""
 
     model: str
     parts: list[Part]
@@ -50,14 +50,21 @@ class Chosen:
         """Its backbone."""
         return next(part for part in self.parts if part.name == BACKBONE)
 
+    def of_run(self, tiny_decoder: bool) -> "Chosen":
+        """What a run takes of them: the tiny decoder only if that is asked for.
 
-def choose(
-    model: str | None, task: str | None, file: str | None, tiny: bool | None = False
-) -> Chosen:
-    """The parts of a model, or of the one that a run takes; of all tasks, or of those named.
+        ModelError if it is, and the model has none.
+        """
+        others = [part for part in self.parts if part.name != DECODER]
+        if tiny_decoder and others == self.parts:
+            raise weights.no_tiny_decoder(self.model)
+        return self if tiny_decoder else Chosen(self.model, others)
 
-    `file` is the weights file that was given. The tiny decoder is among them if `tiny`,
-    for None if the model has one.
+
+def choose(model: str | None, task: str | None, file: str | None) -> Chosen:
+    """The parts of a model, or of the one that a run takes; its LoRAs, or those of the tasks named.
+
+    `file` is the weights file that was given. A tiny decoder is among them if the model has one.
 
     UsageError for a model or task that is not known. ModelError if a part that was asked for has
     no source, or no model has one.
@@ -70,13 +77,10 @@ def choose(
     model = model or os.environ.get("DMP_MODEL") or _default(table, names)
     if model not in table["models"]:
         raise UsageError(f"unknown model {model!r}", f"known: {', '.join(table['models'])}")
-    if tiny:
-        weights.tiny_decoder(model, table["models"][model])  # refuses a model that has none
-    others = {BACKBONE} if tiny is False else {BACKBONE, DECODER}
-    wanted = others | set(names or TASKS)
+    wanted = {*FOLDERS, *(names or TASKS)}
     parts = [part for part in parts_of(table, model, file) if part.name in wanted]
     bare = sorted(set(names) - {part.name for part in parts if part.source})
-    if bare or not any(part.source for part in parts):
+    if bare or not any(part.source for part in parts if part.name != DECODER):
         raise ModelError(
             f"model {model!r} names no source of {', '.join(bare) or 'its weights'}", IMPORT
         )

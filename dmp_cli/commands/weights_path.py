@@ -14,17 +14,18 @@ def path(
     dtype: own.Dtype = "auto",
     weights: opt.Weights = None,
 ) -> None:
-    """Print the folder of imported weights; with MODEL, its backbone and its LoRA files.
+    """Print the folder of imported weights; with MODEL, where its backbone and its LoRAs lie.
 
-    No server is asked.
+    With --task or --tiny-decoder, but without MODEL, it is the one that a run takes. No server is
+    asked.
     """
     from dmp_cli.sources import remedy
     from dmp_cli.store import home
 
-    if model is None and task is None:
+    if model is None and task is None and not tiny_decoder:
         typer.echo(home())
         return
-    chosen = own.choose(model, task, weights, tiny_decoder)
+    chosen = own.choose(model, task, weights).of_run(tiny_decoder)
     for part in chosen.parts:
         if part.source and not part.here:
             if not part.source.repo:

@@ -28,7 +28,7 @@ def pull(
     from dmp_cli import sources
 
     talk = Talk(quiet, progress=progress)
-    chosen = own.choose(model, task, weights, tiny_decoder)
+    chosen = own.choose(model, task, weights).of_run(tiny_decoder)
     half = own.half(dtype, chosen.backbone.source)
     asked = [part.source for part in chosen.parts if part.source and _asks(part, dtype)]
     if asked:

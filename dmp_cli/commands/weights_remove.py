@@ -9,7 +9,7 @@ from dmp_cli.commands import weights_options as own
 from dmp_cli.commands.report import Talk
 from dmp_cli.errors import UsageError
 from dmp_cli.files import in_words
-from dmp_cli.inventory import BACKBONE, FOLDERS, Part, parts_of
+from dmp_cli.inventory import FOLDERS, Part, parts_of
 
 
 def remove(
@@ -29,7 +29,7 @@ def remove(
     from dmp_cli import store
 
     talk = Talk(quiet)
-    chosen = own.choose(model, task, weights, False if task else None)
+    chosen = own.choose(model, task, weights)
     commits = _commits(chosen, task) if hub_cache else set()  # an entry that goes names them
     freed = 0
     kept = [part for part in chosen.parts if _in_store(part)]
@@ -42,7 +42,7 @@ def remove(
     if hub_cache:
         freed += _forget(commits, chosen, task, weights, talk)
     elif not kept:
-        held = _cached(chosen)
+        held = _cached(chosen, task)
         more = f"--hub-cache deletes what of it is in the Hub's cache, {in_words(held)}"
         raise UsageError(f"nothing of model {model!r} was imported", more if held else "")
     talk.note(f"{in_words(freed)} freed")
@@ -55,14 +55,16 @@ def _in_store(part: Part) -> bool:
     return part.name not in FOLDERS and path is not None and path.is_relative_to(home() / "loras")
 
 
-def _cached(chosen: own.Chosen) -> int:
-    held = {path: path.stat().st_size for part in chosen.parts
-            if part.source and part.source.repo for path in part.files}  # fmt: skip
-    return sum(held.values())
+def _cached(chosen: own.Chosen, task: str | None) -> int:
+    going = _going(chosen, task)
+    of_hub = [part for part in chosen.parts
+              if part.name in going and part.source and part.source.repo]  # fmt: skip
+    return sum(path.stat().st_size for path in {path for part in of_hub for path in part.files})
 
 
 def _going(chosen: own.Chosen, task: str | None) -> set[str]:
-    return {part.name for part in chosen.parts if part.name != BACKBONE or not task}
+    """The parts to remove: of some tasks only their LoRAs."""
+    return {part.name for part in chosen.parts if part.name not in FOLDERS or not task}
 
 
 def _commits(chosen: own.Chosen, task: str | None) -> set[str | None]:

@@ -20,7 +20,6 @@ Damage = dict[Path, Source]
 def verify(
     model: own.Model = None,
     task: own.Task = None,
-    tiny_decoder: own.TinyDecoder = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Fetch damaged files of the Hub again.")
     ] = False,
@@ -28,15 +27,16 @@ def verify(
     quiet: opt.Quiet = False,
     progress: opt.Progress = True,
 ) -> None:
-    """Hash all files of a model, or of all models, and name those that are damaged.
+    """Hash all files here of a model, or of all models, and name those that are damaged.
 
-    Prints the damaged files that are left. No server is asked, unless with --repair.
+    What was never fetched is passed over. Prints the damaged files that are left. No server is
+    asked, unless with --repair.
     """
     from dmp_cli import catalogue
 
     talk = Talk(quiet, progress=progress)
     if model or task:
-        parts = own.choose(model, task, weights, tiny_decoder).parts
+        parts = own.choose(model, task, weights).parts
     else:
         parts = parts_of(catalogue.load(weights), weights=weights)
     damaged = _damaged(parts, talk)

@@ -10,7 +10,7 @@ from dmp_cli.networks.tiny_decoder import TinyDecoder
 
 
 def speed_up(unet: Any, vae: Any, placement: Placement) -> torch.dtype:
-    """Change the layers of a UNet and a VAE in float32 or half; the dtype that they take in then.
+    """Change the layers of a UNet and a VAE. Returns the dtype of what they take in then.
 
     What they give is the same but for rounding, which on a CPU in bf16 is that of a mixture.
     """

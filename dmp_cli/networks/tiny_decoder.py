@@ -1,6 +1,7 @@
 """A small decoder in place of a VAE's: that of diffusers' AutoencoderTiny, as TAESD is one."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,13 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _check_fit(path: Path, tiny: dict[str, Any], vae: Any) -> None:
     """That a decoder draws what the VAE's own would, of the same latents."""
-    factor = tiny["upsampling_scaling_factor"] ** (len(tiny["num_decoder_blocks"]) - 1)
-    wanted = 2 ** (len(vae.block_out_channels) - 1)
+    with as_model_error(path, _HINT):  # a number may stand as a text, or none at all
+        enlarged = tiny["upsampling_scaling_factor"] ** (len(tiny["num_decoder_blocks"]) - 1)
+        divided = 0 < tiny["scaling_factor"] < math.inf
     facts = {
         "latents of {} channels": (tiny["latent_channels"], vae.latent_channels),
         "pictures of {} channels": (tiny["out_channels"], 3),
-        "{} pixels to a latent": (factor, wanted),
+        "{} pixels to a latent": (enlarged, 2 ** (len(vae.block_out_channels) - 1)),
         "latents shifted by {}": (tiny.get("shift_factor") or 0.0, 0.0),
     }
     for words, (here, needed) in facts.items():
@@ -75,6 +77,10 @@ def _check_fit(path: Path, tiny: dict[str, Any], vae: Any) -> None:
             raise ModelError(
                 f"{path}: not for this backbone: it has {words.format(here)}, not {needed}", _HINT
             )
+    if not divided:
+        raise ModelError(
+            f"{path}: scaling_factor must be a number above 0, not {tiny['scaling_factor']}", _HINT
+        )
 
 
 def _decoder(folder: Path, config: dict[str, Any]) -> Module:

@@ -1,7 +1,7 @@
-"""Distils the demo model's VAE decoder into a small one, in the class of diffusers behind TAESD.
+"""Distils the demo model's VAE decoder into a tiny one, in the class of diffusers behind TAESD.
 
 `python recipes/demo/decoder.py PACKED.npy MODEL OUT`; running it again goes on. MODEL is the folder
-of the finished model, LoRAs included: what the small decoder learns from are the latents that the
+of the finished model, LoRAs included: what the tiny decoder learns from are the latents that the
 UNet draws with each of them, and what the VAE's decoder makes of those.
 """
 
@@ -16,6 +16,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from dmp_cli.backbone import Backbone
+from dmp_cli.catalogue import DECODER
 from dmp_cli.device import choose
 from dmp_cli.diffusion import Sampling, sample
 from dmp_cli.tasks import TASKS
@@ -40,7 +41,7 @@ class Distilled:
     """Latents, and the pictures that the VAE's decoder makes of them: fp16 in two files."""
 
     def __init__(self, folder: Path, rows: int, side: int) -> None:
-        """Opens the files, or makes them empty; `side` is of a picture."""
+        """Opens the files, or makes them empty; `side` is of a picture. SystemExit for others."""
         folder.mkdir(parents=True, exist_ok=True)
         shape = (CONFIG["latent_channels"], side // 4, side // 4)
         self.latents = _opened(folder / "latents.npy", (rows, *shape))
@@ -68,8 +69,12 @@ class Distilled:
 
 
 def _opened(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    mode = "r+" if path.exists() else "w+"
-    return np.lib.format.open_memmap(path, mode, np.float16, shape)
+    if not path.exists():
+        return np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    kept = np.lib.format.open_memmap(path, "r+")
+    if kept.shape != shape:  # made with other --rows, or of scenes of another size
+        raise SystemExit(f"{path} is {kept.shape}, not {shape}: name another OUT")
+    return kept
 
 
 def draw(backbone: Backbone, pictures: np.ndarray, task: str, rng: np.random.Generator) -> Tensor:
@@ -145,7 +150,7 @@ def main() -> None:
     distilled = Distilled(given.out, given.rows, packed.shape[2])
     distilled.fill(packed, loaded(given.model, given.device))
     decoder = train(given, distilled).half()
-    decoder.save_pretrained(given.out / "tiny_decoder")
+    decoder.save_pretrained(given.out / DECODER)
     print(json.dumps(report(decoder.float(), distilled)), flush=True)
 
 

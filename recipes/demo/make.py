@@ -1,8 +1,9 @@
 """Makes the bundled model `demo` from nothing: `python recipes/demo/make.py WORK`.
 
 A stage that was cut off goes on, and one that is done is not done again, unless what it or a stage
-before it is asked for has changed: so the same command resumes. `--install` copies the model into
-dmp_cli/demo and measures it. docs/demo.md tells what it is and how long it took.
+before it is asked for has changed: so the same command resumes. WORK/model is the model in the
+end, and WORK/decoder has its tiny decoder; `--install` copies both into dmp_cli/demo and measures
+them. docs/demo.md tells what it is and how long it took.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import tomlkit
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dmp_cli import decoders
+from dmp_cli.catalogue import DECODER
 from dmp_cli.digests import sha256
 from dmp_cli.tasks import TASKS
 
@@ -25,7 +28,6 @@ PACKAGE = HERE.parent.parent / "dmp_cli" / "demo"
 WEIGHTS = HERE.parent.parent / "weights.toml"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 DMP = ("-m", "dmp_cli")
-SMALL = "tiny_decoder"  # its folder, and its key in weights.toml
 DEPTH = "lora-depth-map"  # the folder of depth's LoRA once the map itself has trained it
 
 
@@ -52,21 +54,24 @@ class Stages:
         begun.rename(done)
 
 
-def install(work: Path) -> None:
-    """Copy the model's files into the package; what was distilled of another one goes."""
-    shutil.rmtree(PACKAGE, ignore_errors=True)
+def assemble(work: Path, model: Path) -> None:
+    """Put the finished model's files into one folder, as the package has them."""
+    shutil.rmtree(model, ignore_errors=True)
     for part in PARTS:
-        shutil.copytree(work / "backbone" / part, PACKAGE / part)
-    (PACKAGE / "loras").mkdir()
+        shutil.copytree(work / "backbone" / part, model / part)
+    (model / "loras").mkdir()
     for task in TASKS:
         lora = work / (DEPTH if task == "depth" else f"lora-{task}")
         with safe_open(lora / "pytorch_lora_weights.safetensors", "pt") as file:
             halves = {key: file.get_tensor(key).half() for key in file.keys()}  # noqa: SIM118
-            save_file(halves, PACKAGE / "loras" / f"{task}.safetensors", file.metadata())
+            save_file(halves, model / "loras" / f"{task}.safetensors", file.metadata())
 
 
-def finish() -> None:
-    """Clean up the files in the package, and state their hashes."""
+def install(model: Path, decoder: Path) -> None:
+    """Replace the package's model and its tiny decoder, and state the hashes of the new ones."""
+    shutil.rmtree(PACKAGE, ignore_errors=True)
+    shutil.copytree(model, PACKAGE)
+    shutil.copytree(decoder, PACKAGE / DECODER)
     for path in PACKAGE.rglob("*.json"):  # without the folder that it was made in
         config = json.loads(path.read_text())
         if config.pop("_name_or_path", None):
@@ -79,7 +84,7 @@ def finish() -> None:
 
 
 def state_hashes() -> None:
-    """Write the sha256 of each file of weights in the package into weights.toml."""
+    """Write the sha256s that weights.toml states of the package's files into it."""
     entries = tomlkit.parse(WEIGHTS.read_text())
     demo = entries["models"]["demo"]
     for task in TASKS:
@@ -89,9 +94,8 @@ def state_hashes() -> None:
     for part in sorted(PACKAGE.glob("*/*.safetensors")):
         if part.parent.name in PARTS:
             stated[f"{part.parent.name}/{part.name}"] = sha256(part)
-    demo[SMALL]["sha256"] = {
-        path.name: sha256(path) for path in sorted((PACKAGE / SMALL).iterdir())
-    }
+    folder = PACKAGE / DECODER
+    demo[DECODER]["sha256"] = {name: sha256(folder / name) for name in decoders.FILES}
     WEIGHTS.write_text(tomlkit.dumps(entries))
 
 
@@ -129,15 +133,14 @@ def main() -> None:
     stage(work / DEPTH, *DMP, "train", "depth", train, "-o", work / DEPTH, *how,
           "--init", work / "lora-depth", "--batch", 8, "--lr", 5e-4, "--loss", "map", "--rank", 24,
           "--steps", given.map_steps)  # fmt: skip
+    model, decoder = work / "model", work / "decoder"
+    assemble(work, model)
+    stage(decoder, HERE / "decoder.py", packed, model, decoder, "--steps", given.decoder_steps)
     if given.install:
-        install(work)
-        small = work / "decoder"
-        stage(small, HERE / "decoder.py", packed, PACKAGE, small, "--steps", given.decoder_steps)
-        shutil.copytree(small / SMALL, PACKAGE / SMALL)
-        finish()
+        install(model, decoder / DECODER)
         stage(work / "measured", HERE / "measure.py", work / "heldout", work / "measured")
         stage(work / "beside", HERE / "measure.py", work / "heldout", work / "beside",
-              "--decoder", PACKAGE / SMALL, "--count", 200)  # fmt: skip
+              "--tiny-decoder", "--count", 200)  # fmt: skip
 
 
 if __name__ == "__main__":

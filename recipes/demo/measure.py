@@ -1,8 +1,8 @@
 """Measures the demo model on scenes that it never saw, and prints tables in Markdown.
 
-`python recipes/demo/measure.py SCENES WORK`              what docs/demo.md shows, by `dmp` itself
-`python recipes/demo/measure.py SCENES WORK --samplers`   how it changes with steps and sampler
-`python recipes/demo/measure.py SCENES WORK --decoder FOLDER`   what a small decoder costs
+`python recipes/demo/measure.py SCENES WORK`                 what it reaches, by `dmp` itself
+`python recipes/demo/measure.py SCENES WORK --samplers`      how it changes with steps and sampler
+`python recipes/demo/measure.py SCENES WORK --tiny-decoder`  what that option of `dmp` costs
 """
 
 import argparse
@@ -13,12 +13,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers import AutoencoderTiny
-from torch import Tensor
 
 from dmp_cli import Predictor, maps
-from dmp_cli.backbone import Backbone
 from dmp_cli.metrics import counted, measure
 from dmp_cli.tasks import TASKS
 
@@ -30,6 +26,7 @@ SHOWN = {
     "segmentation": ("miou", "pixel_accuracy"),
 }
 STEPS = (1, 2, 3, 5, 10)
+DECODERS = {"full": "VAE's decoder", "tiny": "tiny decoder"}  # by the folder of its maps
 
 
 def dmp(*words: str) -> str:
@@ -77,34 +74,22 @@ def samplers(scenes: Path, count: int, options: dict[str, str]) -> None:
         print(f"| {spacing}, {sampler}, last {final} | {' | '.join(cells)} |", flush=True)
 
 
-class SmallDecoder:
-    """A backbone whose latents a small decoder makes pictures of."""
-
-    def __init__(self, backbone: Backbone, small: AutoencoderTiny) -> None:
-        """All but the decoder is the backbone's."""
-        self._backbone, self._small = backbone, small
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._backbone, name)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._small.decode(latents).sample
-
-
-def drawn_twice(scenes: Path, work: Path, folder: Path, count: int, model: dict[str, str]) -> None:
-    """Maps of the first scenes by both decoders, in `full` and `small`; prints their distance."""
-    small = AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).eval()
-    full = Predictor(list(TASKS), device="cpu", dtype="fp32", **model)
-    both = {"full": full, "small": full.through(lambda backbone: SmallDecoder(backbone, small))}
+def drawn_twice(scenes: Path, work: Path, count: int, model: dict[str, str]) -> None:
+    """Maps of the first scenes in the folders of DECODERS; prints how far their pictures differ."""
+    both = {
+        name: Predictor(list(TASKS), device="cpu", dtype="fp32", tiny_decoder=name == "tiny",
+                        **model)
+        for name in DECODERS
+    }  # fmt: skip
     levels: dict[str, list[np.ndarray]] = {task: [] for task in TASKS}
     for image in sorted((scenes / "images").glob("*.png"))[:count]:
-        prepared = full.host.prepare(image)
+        prepared = both["full"].host.prepare(image)
         drawn = {name: predictor.draw([prepared])[0] for name, predictor in both.items()}
         for name, pictures in drawn.items():
             for task, picture in pictures.items():
                 path = work / name / f"{image.stem}.{task}.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, full.host.finish(task, picture, prepared))
+                np.save(path, both[name].host.finish(task, picture, prepared))
         for task, found in levels.items():
             seen = [np.clip(drawn[name][task], -1, 1) * 127.5 for name in both]
             found.append(np.abs(seen[0] - seen[1]))
@@ -113,13 +98,13 @@ def drawn_twice(scenes: Path, work: Path, folder: Path, count: int, model: dict[
         print(f"| {task} | {np.mean(found):.2f} | {np.quantile(found, 0.999):.1f} |")
 
 
-def decoders(scenes: Path, work: Path, folder: Path, count: int, model: dict[str, str]) -> None:
-    """Each task's numbers with the VAE's decoder and with a small one, one pass of the UNet."""
-    drawn_twice(scenes, work, folder, count, model)
-    print("| task | number | full decoder | small decoder |\n|---|---|---|---|")
+def decoders(scenes: Path, work: Path, count: int, model: dict[str, str]) -> None:
+    """Each task's numbers on the first scenes with each decoder, as `dmp` runs it."""
+    drawn_twice(scenes, work, count, model)
+    print(f"| task | number | {' | '.join(DECODERS.values())} |\n|---|---|---|---|")
     for task, names in SHOWN.items():
         how = (str(scenes), "-t", task, "--json", "-q", "--skip-missing")
-        told = [json.loads(dmp("eval", str(work / name), *how)) for name in ("full", "small")]
+        told = [json.loads(dmp("eval", str(work / name), *how)) for name in DECODERS]
         for name in names:
             cells = [f"{one['metrics'][name]:.3f}" for one in told]
             print(f"| {task} | `{name}` | {' | '.join(cells)} |")
@@ -130,7 +115,7 @@ def main() -> None:
     parser.add_argument("scenes", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--samplers", action="store_true")
-    parser.add_argument("--decoder", type=Path, help="a folder of diffusers' AutoencoderTiny")
+    parser.add_argument("--tiny-decoder", action="store_true")
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--weights")
     parser.add_argument("--model", default="demo")
@@ -138,8 +123,8 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     more = ["--weights", given.weights] if given.weights else []
     options = {"model": given.model} | ({"weights": given.weights} if given.weights else {})
-    if given.decoder:
-        decoders(given.scenes, given.work, given.decoder, given.count, options)
+    if given.tiny_decoder:
+        decoders(given.scenes, given.work, given.count, options)
     elif given.samplers:
         samplers(given.scenes, given.count, options)
     else:
