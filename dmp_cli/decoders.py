@@ -1,4 +1,4 @@
-"""The small decoder that a model may have beside its VAE's: its files here, and what they are."""
+"""The tiny decoder that a model may have beside its VAE's: its files here, and what they are."""
 
 from pathlib import Path
 

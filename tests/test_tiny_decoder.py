@@ -1,4 +1,4 @@
-"""--tiny-decoder: a small decoder in place of the VAE's, which decides the maps as weights do."""
+"""--tiny-decoder: another decoder in place of the VAE's, which decides the maps as weights do."""
 
 import json
 import shutil

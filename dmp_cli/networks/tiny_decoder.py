@@ -1,4 +1,4 @@
-"""A small decoder in place of a VAE's: that of diffusers' AutoencoderTiny, as TAESD is one."""
+"""A tiny decoder in place of a VAE's: that of diffusers' AutoencoderTiny, as TAESD is one."""
 
 import json
 import math

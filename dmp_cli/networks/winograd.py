@@ -20,7 +20,7 @@ A, B = 5 / 8, 3 / 2
 _AT_A, _AT_B = 1 / (2 * A * (A**2 - B**2)), 1 / (2 * (B**2 - A**2))
 _POINTS = ((0.0, 1 / (A * B) ** 2), (A, _AT_A), (-A, _AT_A), (B, _AT_B), (-B, _AT_B))
 _KERNELS = (*((by, by * at, by * at**2) for at, by in _POINTS), (0.0, 0.0, 1.0))
-# A bias is the same in all rows, as the powers of 1 are: these are the weights that interpolate at 1
+# A bias is the same in all rows, as the powers of 1 are: weights that interpolate at 1
 _BIASES = (*(by * (1 - A**2) * (1 - B**2) / (1 - at) for at, by in _POINTS), 0.0)
 _TILE = 4  # rows of the result that six products give, where twelve were needed
 _CHANNELS = 128  # with fewer, the sums around the products cost what is saved
