@@ -108,7 +108,8 @@ SOURCE: dict[str, Check] = {
 _SOURCES = {
     "backbone": SOURCE | {"variant": _variant, "sha256": _digests},
     "lora": SOURCE | {"file": _text, "sha256": _digest},
-    DECODER: {key: check for key, check in SOURCE.items() if key != "made"} | {"sha256": _digests},
+    DECODER: {key: check for key, check in SOURCE.items() if key != "made"}
+    | {"sha256": _digests, "license": _text},
 }
 TASK_SETTINGS: dict[str, Check] = {
     "scale": _positive, "bright": _one_of(BRIGHT), "normals": _axes, "classes": _classes,

@@ -7,6 +7,9 @@ from dmp_cli.errors import ModelError
 from dmp_cli.sources import Source
 
 CONFIG, WEIGHTS = FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_FOLDER = (
+    f"a tiny decoder is a folder with {' and '.join(FILES)}, as diffusers' AutoencoderTiny has it"
+)
 
 
 def folder(source: Source) -> Path:
@@ -33,13 +36,15 @@ def stated(source: Source) -> dict[Path, list[str]]:
 def remains(source: Source) -> dict[Path, list[str]]:
     """Its files of which one is lost, with the hashes that are known of the other.
 
-    Empty if its weights were not fetched yet.
+    Empty if its weights were not fetched yet, and where a folder has none of them: most runs do
+    without. Of a packaged one all are meant to be there.
     """
     there = hub.snapshot(source.repository, []) if source.repo else source.path
     if there is None:
         return {}
-    fetched = (there / WEIGHTS).is_symlink() or (there / WEIGHTS).is_file()
-    return _known(source, there) if fetched or not source.repo else {}
+    names = [WEIGHTS] if source.repo else FILES
+    begun = any((there / name).is_symlink() or (there / name).is_file() for name in names)
+    return _known(source, there) if begun or source.packaged else {}
 
 
 def identity(source: Source) -> tuple[str, ...]:
@@ -67,13 +72,12 @@ def _here(source: Source) -> Path:
             raise ModelError(f"{source}: is not in the Hub's cache", source.repository.command)
         return found.parent
     path = source.path or Path()
+    if path.is_file():
+        raise ModelError(f"{path}: is a file, not the folder of a tiny decoder", _FOLDER)
     for name in FILES:
         if not (path / name).is_file():
             raise ModelError(
                 f"{path}: not a whole tiny decoder: {name} is missing",
-                sources.remedy(source)
-                if source.packaged
-                else f"a tiny decoder is a folder with {' and '.join(FILES)}, as diffusers' "
-                "AutoencoderTiny has it",
+                sources.remedy(source) if source.packaged else _FOLDER,
             )
     return path

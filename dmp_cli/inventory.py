@@ -22,7 +22,7 @@ class Part:
 
     model: str
     name: str  # a task, `backbone` or `tiny_decoder`
-    license: str  # of a tiny decoder that is not packaged no entry states one
+    license: str  # of its files; of a tiny decoder what its source states
     source: Source | None  # None: no source is named, it has to be imported
     files: tuple[Path, ...]  # those that are here, if all are
     absent: str  # the first that is not here, or why it cannot be used
@@ -58,7 +58,8 @@ def _parts(table: Table, model: str, weights: str | None) -> Iterator[Part]:
 def _license(name: str, source: Source | None, files: tuple[Path, ...]) -> str | None:
     """The licence of a part if it is not, or may not be, that of its model."""
     if name == DECODER:
-        return None if source and source.packaged else NOT_STATED
+        stated = source.license if source else None
+        return stated or (None if source and source.packaged else NOT_STATED)
     if name == BACKBONE or not files:
         return None
     try:

@@ -34,6 +34,7 @@ class Source:
     files: tuple[str, ...] = ()  # a folder with these, if it is no backbone: a tiny decoder
     made: str | None = None
     packaged: str | None = None  # a path inside the package; `path` is where that is
+    license: str | None = field(default=None, compare=False)  # of a tiny decoder
     asked: str = field(default="", compare=False)  # what follows `dmp weights pull`
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from dmp_cli.plan import FAST, Plan, Settings
 from dmp_cli.sources import Source, lora_file
 from dmp_cli.tasks import parse_axes
 
-_FLAG = "--tiny-decoder"  # with it `dmp weights pull` fetches a model's tiny decoder too
+TINY = "--tiny-decoder"  # with it `dmp weights pull` fetches a model's tiny decoder too
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def asked(model: str, tasks: Sequence[str], weights: str | None) -> str:
 
 def fetched_by(recipe: Recipe, words: str) -> Recipe:
     """A recipe whose errors name the command that fetches its files: `words` are of `asked`."""
-    both = f"{words} {_FLAG}" if recipe.decoder else words
+    both = f"{words} {TINY}" if recipe.decoder else words
     backbone, lora = replace(recipe.backbone, asked=both), replace(recipe.lora, asked=words)
     decoder = recipe.decoder and replace(recipe.decoder, asked=both)
     return replace(recipe, backbone=backbone, lora=lora, decoder=decoder)
@@ -287,7 +287,7 @@ def parts(table: Table, model: str, weights: str | None = None) -> dict[str, Sou
         named = set(stated) & set(ORIGINS)
         words = asked(model, [part] if part in entry.get("tasks", {}) else [], weights)
         files = decoders.FILES if part == DECODER else ()
-        words = f"{words} {_FLAG}" if files else words
+        words = f"{words} {TINY}" if files else words
         found[part] = replace(_source(stated, files), asked=words) if named else None
     return found
 

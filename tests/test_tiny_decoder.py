@@ -214,7 +214,7 @@ def says(**changes: Any) -> Any:
         (weight("decoder.layers.0.weight", shape=(2, 4, 3, 3)),
          "weight decoder.layers.0.weight is (2, 4, 3, 3), not (8, 4, 3, 3)"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: cannot be loaded"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: cannot be loaded"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "json: is not the config"),
         (lambda folder: (folder / FILE).write_bytes(b"noise"), f"{FILE}: cannot be loaded"),
         (lambda folder: (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-9]),
          f"{FILE}: cannot be loaded"),
@@ -330,6 +330,21 @@ def test_a_folder_that_lacks_a_file(
     assert f"{folder}: not a whole tiny decoder: {name} is missing" in ran.err
     ran = dmp("weights", "verify", "--weights", with_tiny)
     assert (ran.code, ran.out) == (5, f"{folder / name}\n")
+
+
+def test_a_folder_that_is_none(
+    dmp: Dmp, photos: Path, tmp_path: Path, folder: Path, with_tiny: Path
+) -> None:
+    """Nothing of it is here: verify passes over what only an option needs."""
+    words = ("predict", "depth", photos, "-o", tmp_path / "out", "--weights", with_tiny)
+    shutil.move(folder / FILE, tmp_path / "alone")
+    shutil.rmtree(folder)
+    ran = dmp("weights", "verify", "tiny", "--weights", with_tiny)
+    assert (ran.code, ran.out) == (0, "")
+    shutil.move(tmp_path / "alone", folder)
+    ran = dmp(*words, "--model", "tiny", "--tiny-decoder")
+    assert (ran.code, ran.out) == (5, "")
+    assert f"{folder}: is a file, not the folder of a tiny decoder" in ran.err
 
 
 # What it decides ----------------------------------------------------------------------------
@@ -456,6 +471,7 @@ def test_the_licence_of_a_model_is_not_said_of_it_unless_it_is_packaged(
     assert [said["tiny", part] for part in ("backbone", "tiny_decoder")] == ["mit", "not stated"]
     assert said["demo", "tiny_decoder"] == said["demo", "backbone"] == "Apache-2.0"
     assert f"{folder} (licence: not stated)\n" in dmp("weights", "list", "--weights", file).out
+    assert said["dmp", "tiny_decoder"] == "MIT"  # its source states it
 
 
 @pytest.fixture
@@ -483,6 +499,9 @@ def test_from_the_hub_to_a_run_without_it(machine: Machine) -> None:
     ran = machine.predict("--tiny-decoder", "--offline")  # the backbone is missing too
     assert ran.code == 5
     assert f"once there is a connection, run: {pull}" in ran.err
+    ran = machine.dmp("weights", "path", *given, "--tiny-decoder")
+    assert ran.code == 5
+    assert f"dmp weights pull hub --weights {machine.weights} --tiny-decoder" in ran.err
     assert machine.predict().code == 0
     assert not list((machine.folder / "hf").rglob("*org--decoder*"))
     plain = machine.map()

@@ -1,7 +1,7 @@
 """What the verbs of `dmp weights` share: options, and which parts of which model they mean."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +58,16 @@ class Chosen:
         others = [part for part in self.parts if part.name != DECODER]
         if tiny_decoder and others == self.parts:
             raise weights.no_tiny_decoder(self.model)
-        return self if tiny_decoder else Chosen(self.model, others)
+        if not tiny_decoder:
+            return Chosen(self.model, others)
+        return Chosen(self.model, [replace(part, source=_beside(part)) for part in self.parts])
+
+
+def _beside(part: Part) -> Source | None:
+    """The source of a part, whose errors name the command that fetches the tiny decoder too."""
+    if part.source is None or part.name == DECODER:
+        return part.source
+    return replace(part.source, asked=f"{part.source.asked} {weights.TINY}")
 
 
 def choose(model: str | None, task: str | None, file: str | None) -> Chosen:

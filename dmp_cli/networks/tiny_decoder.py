@@ -53,7 +53,9 @@ def replace(vae: Any, folder: Path) -> None:
 def _config(path: Path) -> dict[str, Any]:
     """A configuration, with the defaults of the class for what it leaves out."""
     with as_model_error(path, _HINT):
-        stated: dict[str, Any] = json.loads(path.read_text())
+        stated: Any = json.loads(path.read_text())
+        if not isinstance(stated, dict):
+            raise ModelError(f"{path}: is not the configuration of a network", _HINT)
         found = stated.get("_class_name", _CLASS)
         if found != _CLASS:
             raise ModelError(f"{path}: its class is {found}, not {_CLASS}", _HINT)

@@ -98,7 +98,7 @@ from dmp_cli.backbone import Backbone
 decode, calls = Backbone.decode, []
 def waiting(self, latents):
     calls.append(0)
-    while len(calls) > 2 and not os.path.exists(os.environ["GO"]): time.sleep(0.05)
+    while len(calls) > 4 and not os.path.exists(os.environ["GO"]): time.sleep(0.05)
     return decode(self, latents)
 Backbone.decode = waiting
 """
@@ -106,7 +106,7 @@ Backbone.decode = waiting
 
 @pytest.mark.fault(17)
 def test_what_vanishes_or_changes_under_the_run(command: Command, tmp_path: Path) -> None:
-    """While the third is drawn, of the last inputs some go, some change, some are no pictures."""
+    """While the fifth is drawn, of the last inputs some go, some change, some are no pictures."""
     folder, out, count = tmp_path / "in", tmp_path / "out", 40
     for seed in range(count):
         write_image(folder / f"{seed:02}.png", seed=seed)
