@@ -239,11 +239,11 @@ class Backbone:
 
 def _parts(unet: Any, vae: Any) -> dict[str, list[Any]]:
     """What can take turns on a device, each with all that it computes with."""
-    tiny = vae.post_quant_conv is None
+    drawing = (vae.post_quant_conv, vae.decoder)  # a tiny decoder has nothing that leads to it
     return {
         "encoder": [vae.encoder, vae.quant_conv],
         "unet": [unet],
-        "decoder": [vae.decoder] if tiny else [vae.post_quant_conv, vae.decoder],
+        "decoder": [part for part in drawing if part is not None],
     }
 
 

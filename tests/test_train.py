@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -32,6 +33,7 @@ from dmp_cli.backbone import Backbone
 from dmp_cli.device import choose
 from dmp_cli.errors import DmpError, ImageError, ModelError, ResourceError, UsageError
 from dmp_cli.host import Host
+from dmp_cli.networks import winograd
 from dmp_cli.plan import Settings
 from dmp_cli.sources import sha256
 from dmp_cli.train import checkpoints, loop, result
@@ -92,6 +94,24 @@ def test_it_learns_the_map_that_it_predicts(tmp_path: Path, task: str) -> None:
     if task == "depth":  # it is what is measured, but for the rounding of the picture
         measured = only(seen, ev.Validated)[-1].numbers["abs_rel"]
         assert measured == pytest.approx(values[-1], rel=0.2)
+
+
+def test_it_does_so_through_winograds_convolutions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a backbone of Stable Diffusion's size has them: the gradient comes through the decoder."""
+    made: list[winograd.WinogradConv] = []
+    how = {"task": "depth", "steps": 2, "batch": 1, "loss": "map", "flip": False}
+    data = write_pairs(tmp_path / "data", 1)
+    direct = losses(run(training(data, tmp_path / "direct", **how)))
+    monkeypatch.setattr(winograd, "_CHANNELS", 1)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    start = winograd.WinogradConv.__init__
+    monkeypatch.setattr(
+        winograd.WinogradConv, "__init__", lambda one, conv: made.append(one) or start(one, conv)
+    )
+    assert losses(run(training(data, tmp_path / "out", **how))) == pytest.approx(direct, rel=1e-3)
+    assert made
 
 
 @pytest.mark.parametrize(

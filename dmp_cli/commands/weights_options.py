@@ -55,11 +55,10 @@ class Chosen:
 
         ModelError if it is, and the model has none.
         """
-        others = [part for part in self.parts if part.name != DECODER]
-        if tiny_decoder and others == self.parts:
-            raise weights.no_tiny_decoder(self.model)
         if not tiny_decoder:
-            return Chosen(self.model, others)
+            return Chosen(self.model, [part for part in self.parts if part.name != DECODER])
+        if not any(part.name == DECODER for part in self.parts):
+            raise weights.no_tiny_decoder(self.model)
         return Chosen(self.model, [replace(part, source=_beside(part)) for part in self.parts])
 
 
